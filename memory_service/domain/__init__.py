@@ -1,0 +1,1 @@
+"""Plain Python: what a turn, a chunk and a memory are. No tensors, no SQL."""

@@ -1,0 +1,1 @@
+"""What is remembered, measured: sample -> method -> scorer -> report."""

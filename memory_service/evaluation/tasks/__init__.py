@@ -1,0 +1,1 @@
+"""One file per task: where its samples come from."""

@@ -1,0 +1,1 @@
+"""Hidden states -> update -> state -> adapter. Tensors only, no I/O but checkpoints."""

@@ -1,0 +1,90 @@
+"""Adapter -> LoRA factors, for exports only: chat applies the read-out itself.
+
+peft's orientation: A is `rank d_in`, B is `d_out rank`. A_q and B are shared by all users, so a
+stored adapter is only the r x r read-outs; a LoRA repeats A_q and B for every user.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from safetensors.torch import save_file
+from torch import Tensor
+
+from memory_service.generator.generator import Generator
+from memory_service.generator.readout import SvdReadOut
+from memory_service.generator.state import from_grid
+
+
+def lora_factors(
+    generator: Generator, state: Int64[Tensor, "layer key column"]
+) -> list[tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]]:
+    """One (A, B) pair per adapted module, to be applied with the generator's scale.
+
+    svd: A = U_R^T A_q and B = B V_R, rank R. ridge: A = A_q and B = B N^T, rank r.
+
+    Raises:
+        NumericalError: the state cannot be read out.
+    """
+    readout = generator.readout
+    with torch.no_grad():
+        if isinstance(readout, SvdReadOut):
+            value = from_grid(state, generator.config.encoding.grid_exponent)
+            lefts, rights = readout.factors(value)
+            return [
+                (left.T @ a_q.float(), b.float() @ right.T)
+                for left, right, a_q, b in zip(
+                    lefts, rights, generator.a_q, generator.b, strict=True
+                )
+            ]
+        matrices = generator.read_out(state).float()
+        return [
+            (a_q.float().clone(), b.float() @ matrix.T)
+            for matrix, a_q, b in zip(matrices, generator.a_q, generator.b, strict=True)
+        ]
+
+
+def export_peft(
+    generator: Generator,
+    state: Int64[Tensor, "layer key column"],
+    directory: Path,
+    base_model_name: str,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a state's adapter as a LoRA that peft and vLLM load.
+
+    peft scales by `lora_alpha / r`, so `lora_alpha` is scale * rank here.
+
+    Raises:
+        NumericalError: the state cannot be read out.
+        OSError: the directory cannot be written.
+    """
+    factors = lora_factors(generator, state)
+    config = generator.config
+    rank = factors[0][0].shape[0]
+    tensors = {}
+    for (layer, path), (a, b) in zip(config.sites, factors, strict=True):
+        stem = f"base_model.model.model.layers.{layer}.{path}"
+        tensors[f"{stem}.lora_A.weight"] = a.to(dtype).contiguous()
+        tensors[f"{stem}.lora_B.weight"] = b.to(dtype).contiguous()
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    (directory / "adapter_config.json").write_text(
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "task_type": "CAUSAL_LM",
+                "base_model_name_or_path": base_model_name,
+                "r": rank,
+                "lora_alpha": config.scale * rank,
+                "lora_dropout": 0.0,
+                "bias": "none",
+                "target_modules": sorted({path.rpartition(".")[2] for path in config.modules}),
+                "layers_to_transform": list(config.layers),
+                "layers_pattern": "layers",
+                "inference_mode": True,
+            },
+            indent=2,
+        )
+    )

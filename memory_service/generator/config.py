@@ -1,0 +1,145 @@
+"""What a generator is, apart from its weights. Travels inside the checkpoint."""
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import torch
+
+from memory_service.errors import ConfigurationError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Encoding(StrEnum):
+    """How later chunks are encoded (design: "Encoding")."""
+
+    INDEPENDENT = "independent"
+    """Every chunk by the base model alone: the state is a true sum."""
+    SEQUENTIAL = "sequential"
+    """Chunk t with the adapter of the chunks before it: how the released checkpoints learnt."""
+
+
+@dataclass(frozen=True)
+class SvdConfig:
+    """Read-out of the paper: top `rank` singular directions, singular values set to 1."""
+
+    rank: int
+    tolerance: float = 1e-6
+
+
+@dataclass(frozen=True)
+class RidgeConfig:
+    """Least-squares read-out with a learned write strength per token."""
+
+
+@dataclass(frozen=True)
+class EncodingConfig:
+    """What makes an update a function of its chunk, to the last bit.
+
+    `threads` is fixed because kernels may split sums by thread. Updates are rounded to multiples
+    of 2**`grid_exponent` before they are added.
+    """
+
+    encoding: Encoding = Encoding.INDEPENDENT
+    chunk_tokens: int = 256
+    dtype: str = "bfloat16"
+    threads: int = 2
+    grid_exponent: int = -12
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Shape and rules of a generator.
+
+    `modules` are paths of linear modules inside a decoder layer ("mlp.down_proj"), `d_in` and
+    `d_out` their widths in the same order. The scale of an adapter is `alpha / value_width`.
+    """
+
+    d_model: int
+    layers: tuple[int, ...]
+    modules: tuple[str, ...]
+    d_in: tuple[int, ...]
+    d_out: tuple[int, ...]
+    key_width: int
+    value_width: int
+    alpha: float
+    readout: SvdConfig | RidgeConfig
+    encoding: EncodingConfig = EncodingConfig()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.readout, SvdConfig) and not (
+            0 < self.readout.rank <= min(self.key_width, self.value_width)
+        ):
+            raise ConfigurationError(
+                "readout.rank",
+                f"{self.readout.rank} is not between 1 and the width "
+                f"{min(self.key_width, self.value_width)}",
+                "lower the rank or widen the generator",
+            )
+        if self.encoding.dtype not in DTYPES:
+            raise ConfigurationError(
+                "encoding.dtype", f"{self.encoding.dtype!r} is unknown", f"use one of {set(DTYPES)}"
+            )
+        if not len(self.modules) == len(self.d_in) == len(self.d_out) > 0:
+            raise ConfigurationError(
+                "modules", "modules, d_in and d_out differ in length", "name one width a module"
+            )
+        if not self.layers or len(set(self.layers)) != len(self.layers):
+            raise ConfigurationError(
+                "layers", f"{self.layers} is empty or repeats a layer", "name each layer once"
+            )
+
+    @property
+    def sites(self) -> list[tuple[int, str]]:
+        """The adapted modules, in the order of the `layer` dimension."""
+        return [(layer, module) for layer in self.layers for module in self.modules]
+
+    @property
+    def site_layers(self) -> list[int]:
+        """For each adapted module the decoder layer whose input it remembers."""
+        return [layer for layer, _ in self.sites]
+
+    @property
+    def scale(self) -> float:
+        """What an adapter's output is multiplied by."""
+        return self.alpha / self.value_width
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of encoding, and of stored adapters."""
+        return DTYPES[self.encoding.dtype]
+
+    def to_json(self) -> str:
+        """Serialise, naming the read-out by its class."""
+        content = asdict(self)
+        content["readout"] = {"kind": type(self.readout).__name__, **content["readout"]}
+        return json.dumps(content, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "GeneratorConfig":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigurationError: a field is missing, unknown or out of range.
+        """
+        try:
+            content: dict[str, Any] = json.loads(text)
+            readout = dict(content.pop("readout"))
+            kinds = {kind.__name__: kind for kind in (SvdConfig, RidgeConfig)}
+            encoding = dict(content.pop("encoding"))
+            encoding["encoding"] = Encoding(encoding["encoding"])
+            for key in ("layers", "modules", "d_in", "d_out"):
+                content[key] = tuple(content[key])
+            return cls(
+                readout=kinds[readout.pop("kind")](**readout),
+                encoding=EncodingConfig(**encoding),
+                **content,
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError(
+                "generator config",
+                f"cannot be read ({type(error).__name__}: {error})",
+                "use a checkpoint written by this version",
+            ) from error

@@ -1,0 +1,125 @@
+"""Adapter -> chat: apply adapters for one call, each row its own.
+
+The adapted modules are wrapped once, with a forward hook. Which adapters a call applies is kept in
+a context variable, never on a module: two threads or tasks can run the same model at once with
+different users' adapters.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from memory_service.errors import ConfigurationError, InvalidInput, NumericalError
+from memory_service.generator.generator import Generator
+
+
+@dataclass(frozen=True)
+class _Applied:
+    readouts: Tensor  # [batch layer key value]
+
+
+class Injector:
+    """Joins a base model and a generator: `with injector.apply(readouts): model(...)`.
+
+    Raises:
+        ConfigurationError: the base model lacks a module that the generator adapts, or its widths
+            differ.
+    """
+
+    def __init__(self, model: PreTrainedModel, generator: Generator) -> None:
+        self._generator = generator
+        self._applied: ContextVar[_Applied | None] = ContextVar("applied_adapters", default=None)
+        self._handles = [
+            module.register_forward_hook(self._hook(index))
+            for index, module in enumerate(_adapted_modules(model, generator))
+        ]
+
+    def detach(self) -> None:
+        """Take the hooks off the base model again."""
+        handles: list[RemovableHandle] = self._handles
+        for handle in handles:
+            handle.remove()
+
+    @contextmanager
+    def apply(self, readouts: Float[Tensor, "batch layer key value"]) -> Iterator[None]:
+        """Apply read-outs to every forward pass inside the block, in this thread or task only.
+
+        A pass has `row` sequences, a multiple of `batch`: consecutive groups of row / batch rows
+        share a read-out (several questions about one memory). A zero read-out is no memory.
+
+        Raises:
+            NumericalError: a read-out holds NaN or Inf.
+        """
+        if not torch.isfinite(readouts).all():
+            raise NumericalError("adapter", "holds NaN or Inf; rebuild the memory from its turns")
+        token = self._applied.set(_Applied(readouts))
+        try:
+            yield
+        finally:
+            self._applied.reset(token)
+
+    def _hook(self, index: int):  # type: ignore[no-untyped-def]  # torch types hooks as Callable
+        def add_adapter(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+            applied = self._applied.get()
+            if applied is None:
+                return output
+            generator = self._generator
+            delta = adapter_output(
+                args[0], generator.a_q[index], applied.readouts[:, index], generator.b[index]
+            )
+            return torch.add(output, delta, alpha=generator.config.scale)
+
+        return add_adapter
+
+
+def adapter_output(
+    inputs: Float[Tensor, "row token d_in"],
+    a_q: Float[Tensor, "key d_in"],
+    readout: Float[Tensor, "batch key value"],
+    b: Float[Tensor, "d_out value"],
+) -> Float[Tensor, "row token d_out"]:
+    """B N^T A_q x for every row: two products shared by all users, one batched small one.
+
+    Raises:
+        InvalidInput: the rows cannot be divided evenly among the read-outs.
+    """
+    rows, tokens, _ = inputs.shape
+    batch = readout.shape[0]
+    if rows % batch:
+        raise InvalidInput("readouts", batch, f"do not divide the {rows} rows of the call evenly")
+    dtype = inputs.dtype
+    queries = nn.functional.linear(inputs, a_q.to(dtype))
+    grouped = queries.reshape(batch, rows // batch * tokens, -1)
+    recalled = torch.bmm(grouped, readout.to(dtype)).reshape(rows, tokens, -1)
+    return nn.functional.linear(recalled, b.to(dtype))
+
+
+def _adapted_modules(model: PreTrainedModel, generator: Generator) -> list[nn.Linear]:
+    """Find the linear modules the generator adapts, and check that they fit."""
+    decoder_layers = model.get_decoder().layers
+    modules = []
+    for index, (layer, path) in enumerate(generator.config.sites):
+        name = f"layers.{layer}.{path}"
+        remedy = "use the base model this generator was trained for"
+        try:
+            module = decoder_layers[layer].get_submodule(path)
+        except (AttributeError, IndexError):
+            raise ConfigurationError("base model", f"has no module {name}", remedy) from None
+        if not isinstance(module, nn.Linear):
+            raise ConfigurationError("base model", f"{name} is not a linear module", remedy)
+        expected = (generator.b[index].shape[0], generator.a_q[index].shape[1])
+        if tuple(module.weight.shape) != expected:
+            raise ConfigurationError(
+                "base model",
+                f"{name} is {tuple(module.weight.shape)} where the generator expects {expected}",
+                remedy,
+            )
+        modules.append(module)
+    return modules

@@ -1,0 +1,162 @@
+"""State -> normalised matrix: the two read-outs.
+
+A read-out is a module with two methods: `update` says what a chunk's keys and values contribute
+to the (additive) state, `forward` turns a state into the matrix N that chat applies.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from memory_service.errors import NumericalError
+from memory_service.generator.config import GeneratorConfig, RidgeConfig, SvdConfig
+
+
+class ReadOut(nn.Module, ABC):
+    """What both read-outs offer."""
+
+    columns: int
+
+    @abstractmethod
+    def update(
+        self,
+        hidden: Float[Tensor, "*batch layer token d_model"],
+        keys: Float[Tensor, "*batch layer token key"],
+        values: Float[Tensor, "*batch layer token value"],
+    ) -> Float[Tensor, "*batch layer key column"]:
+        """One chunk's contribution to the state; `hidden` is normalised, masked tokens are 0."""
+
+    @abstractmethod
+    def forward(
+        self, state: Float[Tensor, "*batch layer key column"]
+    ) -> Float[Tensor, "*batch layer key value"]:
+        """The matrix N of every adapted module; zero for the empty state."""
+
+
+class SvdReadOut(ReadOut):
+    """N(S) = U_R V_R^T, the paper's normalisation (eq. 6).
+
+    The official code computes it with a randomised SVD; this one is exact and deterministic.
+    """
+
+    def __init__(self, rank: int, tolerance: float, value_width: int) -> None:
+        super().__init__()
+        self.rank = rank
+        self.tolerance = tolerance
+        self.columns = value_width
+
+    def update(
+        self,
+        hidden: Float[Tensor, "*batch layer token d_model"],
+        keys: Float[Tensor, "*batch layer token key"],
+        values: Float[Tensor, "*batch layer token value"],
+    ) -> Float[Tensor, "*batch layer key column"]:
+        """K^T V: the sum of outer products of keys and values."""
+        return einsum(
+            keys.float(),
+            values.float(),
+            "... layer token key, ... layer token column -> ... layer key column",
+        )
+
+    def factors(
+        self, state: Float[Tensor, "*batch layer key column"]
+    ) -> tuple[Float[Tensor, "*batch layer key rank"], Float[Tensor, "*batch layer rank value"]]:
+        """U_R and V_R^T with weak directions set to zero, so that N = U_R V_R^T.
+
+        Raises:
+            NumericalError: the state holds NaN or Inf, or the SVD did not converge.
+        """
+        if not torch.isfinite(state).all():
+            raise NumericalError("state", "holds NaN or Inf; rebuild the memory from its turns")
+        try:
+            left, sigma, right = torch.linalg.svd(state.float(), full_matrices=False)
+        except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export
+            raise NumericalError("state", f"its SVD did not converge ({error})") from error
+        kept = sigma > self.tolerance * sigma[..., :1]
+        left = (left * kept.unsqueeze(-2))[..., : self.rank]
+        return left, right[..., : self.rank, :]
+
+    def forward(
+        self, state: Float[Tensor, "*batch layer key column"]
+    ) -> Float[Tensor, "*batch layer key value"]:
+        """U_R V_R^T; directions with sigma <= tolerance * sigma_1 are dropped."""
+        left, right = self.factors(state)
+        return left @ right
+
+
+class RidgeReadOut(ReadOut):
+    """N = (G + lambda I)^-1 C with G = K^T L K and C = K^T L V: the least-squares linear memory.
+
+    L is a learned write strength per token, between 0 and 2, so that chatter need not be written.
+    lambda = lambda_0 + lambda_1 * mean diagonal of G, both learned per module. Idea: ridge
+    regression as an associative memory (Schlag et al. 2021; Titans' "gates"); its statistics are as
+    additive as the paper's.
+    """
+
+    def __init__(self, layers: int, key_width: int, value_width: int, d_model: int) -> None:
+        super().__init__()
+        self.key_width = key_width
+        self.columns = key_width + value_width
+        self.strength_weight = nn.Parameter(torch.zeros(layers, d_model))
+        self.strength_bias = nn.Parameter(torch.zeros(layers))
+        self.log_lambda_0 = nn.Parameter(torch.zeros(layers))
+        self.log_lambda_1 = nn.Parameter(torch.full((layers,), -3.0))
+
+    def write_strength(
+        self, hidden: Float[Tensor, "*batch layer token d_model"]
+    ) -> Float[Tensor, "*batch layer token"]:
+        """How strongly each token is written: 2 sigmoid(w . h + b), 1 before training."""
+        score = einsum(
+            hidden,
+            self.strength_weight.to(hidden.dtype),
+            "... layer token d_model, layer d_model -> ... layer token",
+        )
+        return 2 * torch.sigmoid(score.float() + self.strength_bias.float().unsqueeze(-1))
+
+    def update(
+        self,
+        hidden: Float[Tensor, "*batch layer token d_model"],
+        keys: Float[Tensor, "*batch layer token key"],
+        values: Float[Tensor, "*batch layer token value"],
+    ) -> Float[Tensor, "*batch layer key column"]:
+        """G and C side by side."""
+        written = keys.float() * self.write_strength(hidden).unsqueeze(-1)
+        return einsum(
+            written,
+            torch.cat([keys.float(), values.float()], dim=-1),
+            "... layer token key, ... layer token column -> ... layer key column",
+        )
+
+    def forward(
+        self, state: Float[Tensor, "*batch layer key column"]
+    ) -> Float[Tensor, "*batch layer key value"]:
+        """Solve for N by Cholesky; G is made symmetric first.
+
+        Raises:
+            NumericalError: G + lambda I is not positive definite, or the state holds NaN or Inf.
+        """
+        gram, cross = state.float().tensor_split([self.key_width], dim=-1)
+        gram = (gram + gram.mT) / 2
+        mean_diagonal = gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1)
+        ridge = self.log_lambda_0.float().exp() + self.log_lambda_1.float().exp() * mean_diagonal
+        identity = torch.eye(self.key_width, device=state.device)
+        factor, info = torch.linalg.cholesky_ex(gram + ridge[..., None, None] * identity)
+        if info.any() or not torch.isfinite(factor).all():
+            raise NumericalError(
+                "state", "is not positive definite or not finite; rebuild the memory from its turns"
+            )
+        return torch.cholesky_solve(cross, factor)
+
+
+def build_readout(config: GeneratorConfig) -> ReadOut:
+    """Make the read-out that a generator's config asks for."""
+    match config.readout:
+        case SvdConfig(rank, tolerance):
+            return SvdReadOut(rank, tolerance, config.value_width)
+        case RidgeConfig():
+            return RidgeReadOut(
+                len(config.sites), config.key_width, config.value_width, config.d_model
+            )

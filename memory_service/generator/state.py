@@ -1,0 +1,73 @@
+"""The additive state: updates on a grid, added as integers.
+
+Floating-point sums depend on their order, so they cannot be undone exactly. Every update is
+rounded to multiples of a power of two (`grid`), and a state counts those multiples in int64:
+addition is then associative and commutative to the last bit and subtraction undoes it.
+"""
+
+import hashlib
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from memory_service.errors import NumericalError
+
+_LIMIT = 2**62
+"""Two numbers below this add without overflow in int64."""
+
+_EXACT_FLOAT = 2**53
+"""Above this many multiples float64, in which the rounding is done, has gaps wider than one."""
+
+
+def to_grid(
+    update: Float[Tensor, "layer key column"], grid_exponent: int
+) -> Int64[Tensor, "layer key column"]:
+    """Round an update to multiples of 2**`grid_exponent`: from here on it is exact.
+
+    Raises:
+        NumericalError: the update holds NaN or Inf, or is too large for the grid.
+    """
+    multiples = torch.round(torch.ldexp(update.double(), torch.tensor(-grid_exponent)))
+    if not torch.isfinite(multiples).all():
+        raise NumericalError("update", "holds NaN or Inf; the chunk cannot be remembered")
+    if multiples.abs().max().item() >= _EXACT_FLOAT:
+        raise NumericalError("update", f"is too large for the grid 2**{grid_exponent}")
+    return multiples.to(torch.int64)
+
+
+def from_grid(
+    state: Int64[Tensor, "*batch layer key column"], grid_exponent: int
+) -> Float[Tensor, "*batch layer key column"]:
+    """Give the state's value in float32, for the read-out only."""
+    return torch.ldexp(state.double(), torch.tensor(grid_exponent)).float()
+
+
+def add(
+    state: Int64[Tensor, "layer key column"], update: Int64[Tensor, "layer key column"]
+) -> Int64[Tensor, "layer key column"]:
+    """Add an update to a state.
+
+    Raises:
+        NumericalError: the sum could overflow.
+    """
+    if max(int(state.abs().max()), int(update.abs().max())) >= _LIMIT:
+        raise NumericalError("state", "has grown to the limit of int64; start a coarser grid")
+    return state + update
+
+
+def subtract(
+    state: Int64[Tensor, "layer key column"], update: Int64[Tensor, "layer key column"]
+) -> Int64[Tensor, "layer key column"]:
+    """Take an update out of a state, as if it had never been added.
+
+    Raises:
+        NumericalError: the difference could overflow.
+    """
+    return add(state, -update)
+
+
+def digest(state: Int64[Tensor, "layer key column"]) -> str:
+    """SHA-256 of a state or update: equal digests mean equal to the last bit."""
+    content = state.contiguous().cpu().numpy()
+    return hashlib.sha256(repr(tuple(state.shape)).encode() + content.tobytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Running the base model: fetching and loading it, encoding chunks, generating answers."""

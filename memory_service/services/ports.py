@@ -1,0 +1,231 @@
+"""What the services need from storage and inference, as Protocols.
+
+The implementers (`storage.unit_of_work`, `inference.encoder`, `inference.local`) satisfy these
+without importing them; `bootstrap` joins them.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Protocol, Self
+
+from torch import Tensor
+
+from memory_service.domain.chunks import Chunk
+from memory_service.domain.memory import Fingerprint, MemoryId
+from memory_service.domain.records import (
+    Head,
+    NewVersion,
+    PendingSession,
+    StoredAdapter,
+    StoredChunk,
+    StoredState,
+)
+from memory_service.domain.turns import Turn
+
+__all__ = [
+    "AnswerStream",
+    "Backend",
+    "Encoder",
+    "Generation",
+    "Head",
+    "Memories",
+    "Message",
+    "NewVersion",
+    "OpenUnit",
+    "PendingSession",
+    "Sampling",
+    "StoredAdapter",
+    "StoredChunk",
+    "StoredState",
+    "UnitOfWork",
+]
+
+# --- what storage keeps --------------------------------------------------------------------------
+
+
+class Memories(Protocol):
+    """Every query about memories. Nothing is visible to others before `UnitOfWork.commit`."""
+
+    async def add_turns(self, memory_id: MemoryId, turns: Sequence[Turn]) -> list[bool]:
+        """Store turns, creating tenant, user and sessions; True where new, False where known.
+
+        The same id with the same content is a no-op. Sessions with new turns become pending.
+
+        Raises:
+            StateConflict: an id is known with another text, role, time or session.
+        """
+        ...
+
+    async def head(self, memory_id: MemoryId) -> Head:
+        """Raises NotFound for an unknown user."""
+        ...
+
+    async def heads(self, tenant: str, *, after: str = "", limit: int = 100) -> list[Head]:
+        """Users of a tenant by name, after the one named (keyset page)."""
+        ...
+
+    async def turns(
+        self,
+        memory_id: MemoryId,
+        *,
+        session: str | None = None,
+        after: tuple[datetime, str] | None = None,
+        limit: int | None = None,
+    ) -> list[Turn]:
+        """A user's turns in (time, id) order. Raises NotFound for an unknown user."""
+        ...
+
+    async def pending_turn_ids(self, memory_id: MemoryId) -> set[str]:
+        """Turns that the state does not hold yet. Raises NotFound for an unknown user."""
+        ...
+
+    async def pending_sessions(self, memory_id: MemoryId) -> list[PendingSession]:
+        """Sessions to encode, oldest change first. Raises NotFound for an unknown user."""
+        ...
+
+    async def chunks(self, memory_id: MemoryId, version: int | None = None) -> list[StoredChunk]:
+        """The recipe of a version (default: the newest). Raises NotFound."""
+        ...
+
+    async def mark_all_pending(self, memory_id: MemoryId) -> None:
+        """Forget state and chunks (not turns), so that everything is encoded anew."""
+        ...
+
+    async def state(self, memory_id: MemoryId) -> StoredState | None:
+        """The newest state, None before the first version.
+
+        Raises:
+            IncompatibleState: the stored bytes are damaged (digest, dtype or shape differ).
+        """
+        ...
+
+    async def adapter(self, memory_id: MemoryId, version: int | None = None) -> StoredAdapter:
+        """One version's adapter (default: the newest). Raises NotFound, IncompatibleState."""
+        ...
+
+    async def adapters(
+        self, memory_id: MemoryId, *, before: int | None = None, limit: int = 100
+    ) -> list[StoredAdapter]:
+        """Versions newest first, without their read-outs. Raises NotFound."""
+        ...
+
+    async def write_version(self, memory_id: MemoryId, change: NewVersion) -> int:
+        """Store one change and return its version number, `expected_version + 1`.
+
+        Older read-outs beyond the newest few are dropped: they are caches of recipes.
+
+        Raises:
+            StateConflict: someone else wrote a version first; read again and retry.
+        """
+        ...
+
+    async def delete_user(self, memory_id: MemoryId) -> Mapping[str, int]:
+        """Delete everything of a user; returns how many rows of each kind went. Raises NotFound."""
+        ...
+
+
+class UnitOfWork(Protocol):
+    """One transaction: `async with open_unit() as unit: ...; await unit.commit()`.
+
+    Leaving the block without commit rolls back.
+    """
+
+    @property
+    def memories(self) -> Memories:
+        """The queries of this transaction."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    async def commit(self) -> None:
+        """Make it durable. Raises Unavailable where the database is locked, full or read-only."""
+        ...
+
+
+class OpenUnit(Protocol):
+    """Opens a unit of work."""
+
+    def __call__(self) -> UnitOfWork: ...
+
+
+# --- what inference does -------------------------------------------------------------------------
+
+
+class Encoder(Protocol):
+    """Base model and generator: chunk -> update -> state -> adapter. Blocking; run in `compute`."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What every state made here depends on."""
+        ...
+
+    def chunk(self, turns: Sequence[Turn]) -> list[Chunk]:
+        """Cut one session's turns by the generator's chunking."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text in the base model's vocabulary."""
+        ...
+
+    def encode(self, chunk: Chunk, state: Tensor | None = None) -> Tensor:
+        """A chunk's exact update; `state` is what sequential encoding applies. int64."""
+        ...
+
+    def empty_state(self) -> Tensor:
+        """The state of a memory that has seen nothing."""
+        ...
+
+    def read_out(self, state: Tensor) -> Tensor:
+        """The adapter's read-outs [layer key value]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat prompt: role is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are generated; temperature 0 is greedy."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished answer and what it cost."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    first_token_s: float
+    total_s: float
+
+
+class Backend(Protocol):
+    """Generates answers with an adapter applied."""
+
+    def stream(
+        self, messages: Sequence[Message], readouts: Tensor | None, sampling: Sampling
+    ) -> Iterator[str | Generation]:
+        """Yield pieces of text as they come and, last, the `Generation`. Blocking."""
+        ...
+
+
+AnswerStream = AsyncIterator[str | Generation]

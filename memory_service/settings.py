@@ -1,0 +1,66 @@
+"""Environment and `.env` -> frozen settings, read once by `bootstrap`."""
+
+from pathlib import Path
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from memory_service.errors import ConfigurationError
+
+APP_NAME = "memory-service"
+
+
+class Settings(BaseSettings):
+    """`MEMORY_SERVICE_*` variables; the environment wins over `.env`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MEMORY_SERVICE_", env_file=".env", frozen=True, extra="ignore"
+    )
+
+    database_url: SecretStr = Field(
+        default_factory=lambda: SecretStr(f"sqlite:///{_data_folder() / 'memory.db'}"),
+        description="SQLAlchemy URL: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME",
+    )
+    base_model: str = Field(
+        default="smollm2-135m-instruct",
+        description="Pulled name, folder in Hugging Face format, or hub id",
+    )
+    generator: Path | None = Field(
+        default=None,
+        description="Generator checkpoint: a file of `memory train`, or a folder in the authors' "
+        "format; unset uses the one shipped in the package",
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_cache_dir(APP_NAME)),
+        description="Where base models are kept",
+    )
+    tenant: str = Field(default="default", description="Whose users the command line works on")
+    log_format: str = Field(
+        default="console", pattern="^(console|json)$", description="console or json, to stderr"
+    )
+    log_level: str = Field(
+        default="WARNING",
+        pattern="^(DEBUG|INFO|WARNING|ERROR)$",
+        description="DEBUG, INFO, WARNING or ERROR",
+    )
+
+
+def read_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigurationError: a variable has a value that cannot be used; names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = "MEMORY_SERVICE_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise ConfigurationError(
+            name, first["msg"], "correct it in the environment or .env"
+        ) from None
+
+
+def _data_folder() -> Path:
+    return Path(platformdirs.user_data_dir(APP_NAME))

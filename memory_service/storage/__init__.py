@@ -1,0 +1,1 @@
+"""What is kept: tables, queries, one commit. The only package that speaks SQL."""

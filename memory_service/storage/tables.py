@@ -1,0 +1,213 @@
+"""The tables. Everything but a tenant hangs below one user and goes with it.
+
+A memory's parts belong to a user by a surrogate key, so no query can mix two tenants' users of the
+same name. Names are compared byte by byte on every database: that is Python's order, and order
+decides chunks.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from memory_service.domain.turns import MAX_NAME_CHARS
+
+NAMING_CONVENTION = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+}
+"""Every constraint has a name, so that a migration can drop it."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An instant: aware and in UTC on both databases (SQLite itself keeps no time zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store in UTC, so that text order is time order."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give an aware time back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Name = String(MAX_NAME_CHARS).with_variant(String(MAX_NAME_CHARS, collation="C"), "postgresql")
+Digest = String(64)
+RowId = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """Parent of all tables."""
+
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
+
+
+class TenantRow(Base):
+    """Who owns the data."""
+
+    __tablename__ = "tenants"
+    __table_args__ = (UniqueConstraint("name"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    name: Mapped[str] = mapped_column(Name)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class UserRow(Base):
+    """Who is remembered. `version` is what two writers compare and swap."""
+
+    __tablename__ = "users"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(Name)
+    version: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class SessionRow(Base):
+    """One sitting, and how far its turns are encoded.
+
+    `revision` grows with each change of its turns; the session is pending while `encoded_revision`
+    differs. It starts at the time of creation in microseconds, so that no two sessions of one name
+    share a revision. Work computed from a revision below `floor_revision` is refused: the memory
+    was restarted, or deleted and begun again, since.
+    """
+
+    __tablename__ = "sessions"
+    __table_args__ = (UniqueConstraint("user_id", "name"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(Name)
+    revision: Mapped[int] = mapped_column(BigInteger)
+    encoded_revision: Mapped[int] = mapped_column(BigInteger)
+    floor_revision: Mapped[int] = mapped_column(BigInteger)
+    turns: Mapped[int]
+    encoded_turns: Mapped[int]
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class TurnRow(Base):
+    """One message. The two indexes are the two ways turns are paged: by user and by session."""
+
+    __tablename__ = "turns"
+    __table_args__ = (
+        Index(None, "user_id", "time", "turn_id"),
+        Index(None, "session_id", "time", "turn_id"),
+    )
+
+    user_id: Mapped[int] = mapped_column(
+        RowId, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    turn_id: Mapped[str] = mapped_column(Name, primary_key=True)
+    session_id: Mapped[int] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"))
+    role: Mapped[str] = mapped_column(String(16))
+    text: Mapped[str] = mapped_column(Text)
+    time: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class ChunkRow(Base):
+    """A chunk, part of every version from `added_version` until before `removed_version`.
+
+    So a recipe costs what changed, not what is there.
+    """
+
+    __tablename__ = "chunks"
+    __table_args__ = (
+        # A chunk is counted once: it cannot be part of the newest state twice.
+        Index(
+            "uq_chunks_current",
+            "user_id",
+            "digest",
+            unique=True,
+            sqlite_where=text("removed_version IS NULL"),
+            postgresql_where=text("removed_version IS NULL"),
+        ),
+        Index(None, "user_id", "added_version"),
+        Index(None, "session_id"),
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    session_id: Mapped[int] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"))
+    digest: Mapped[str] = mapped_column(Digest)
+    update_digest: Mapped[str] = mapped_column(Digest)
+    turn_ids: Mapped[list[str]] = mapped_column(JSON)
+    tokens: Mapped[int]
+    added_version: Mapped[int]
+    removed_version: Mapped[int | None]
+
+
+class VersionRow(Base):
+    """What made a version; kept when its read-outs are not."""
+
+    __tablename__ = "versions"
+
+    user_id: Mapped[int] = mapped_column(
+        RowId, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    version: Mapped[int] = mapped_column(primary_key=True)
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    fingerprint: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state_digest: Mapped[str] = mapped_column(Digest)
+    chunks: Mapped[int]
+    turns: Mapped[int]
+    size_bytes: Mapped[int]
+
+
+class StateRow(Base):
+    """The state of the newest version: one row a user, a cache of its recipe."""
+
+    __tablename__ = "states"
+
+    user_id: Mapped[int] = mapped_column(
+        RowId, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    fingerprint: Mapped[dict[str, Any]] = mapped_column(JSON)
+    digest: Mapped[str] = mapped_column(Digest)
+    open_chunk: Mapped[str | None] = mapped_column(Digest)
+    closed: Mapped[bytes] = mapped_column(LargeBinary)
+    open_update: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+
+class AdapterRow(Base):
+    """The read-outs of one of the newest versions: caches of recipes."""
+
+    __tablename__ = "adapters"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["user_id", "version"], ["versions.user_id", "versions.version"], ondelete="CASCADE"
+        ),
+    )
+
+    user_id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    readouts: Mapped[bytes] = mapped_column(LargeBinary)

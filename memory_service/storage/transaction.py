@@ -1,0 +1,110 @@
+"""One transaction: reads see one snapshot until the first write, writes see the newest rows."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVarTuple
+
+from sqlalchemy import Executable, Insert, Row, Select, Table, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from memory_service.storage.engine import Purpose, describe, transaction_options
+from memory_service.storage.failures import translated
+
+Ts = TypeVarTuple("Ts")
+
+
+class Transaction:
+    """A session that begins by purpose and translates every failure.
+
+    A unit of work does not say at its start whether it will write. So it begins by reading; at the
+    first write the snapshot is given up and a writing transaction begins. What was read before may
+    be old by then: writers compare and swap.
+    """
+
+    def __init__(self, engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession]) -> None:
+        self.place = describe(engine.url)
+        self._engine = engine
+        self._backend = engine.dialect.name
+        self._session = sessions()
+        self._purpose: Purpose | None = None
+        self._erased = False
+
+    async def read(self, statement: Select[*Ts]) -> Sequence[Row[*Ts]]:
+        """Run a query and fetch its rows."""
+        await self._begin(Purpose.READING)
+        with translated(self.place):
+            return (await self._session.execute(statement)).all()
+
+    async def lock(self, statement: Select[*Ts]) -> Row[*Ts] | None:
+        """Begin writing and lock the row that the query names; None where there is none.
+
+        SQLite has one lock for all and takes it at BEGIN; the statement's own is PostgreSQL's.
+        """
+        await self._begin(Purpose.WRITING)
+        with translated(self.place):
+            return (await self._session.execute(statement)).one_or_none()
+
+    async def write(
+        self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None
+    ) -> int:
+        """Run a change, once for each of `rows` where given; returns how many rows changed.
+
+        With `rows` the number is not known on every driver: do not rely on it.
+        """
+        await self._begin(Purpose.WRITING)
+        with translated(self.place):
+            result = await self._session.execute(statement, rows)
+        return result.rowcount if isinstance(result, CursorResult) else 0
+
+    async def insert_missing(self, table: Table, values: Mapping[str, Any]) -> None:
+        """Insert a row unless another process just did."""
+        insert: Insert
+        if self._backend == "postgresql":
+            insert = postgresql.insert(table).values(values).on_conflict_do_nothing()
+        else:
+            insert = sqlite.insert(table).values(values).on_conflict_do_nothing()
+        await self.write(insert)
+
+    def erase_at_commit(self) -> None:
+        """Also wipe what was deleted from SQLite's write-ahead log once it is committed."""
+        self._erased = True
+
+    async def commit(self) -> None:
+        """Make everything durable; the next statement begins a new transaction."""
+        with translated(self.place):
+            await self._session.commit()
+        self._purpose = None
+        if self._erased and self._backend == "sqlite":
+            await self._truncate_log()
+        self._erased = False
+
+    async def close(self) -> None:
+        """Roll back what was not committed; a cancelled request cannot interrupt this."""
+        with translated(self.place):
+            await asyncio.shield(asyncio.ensure_future(self._session.close()))
+
+    async def _begin(self, purpose: Purpose) -> None:
+        if self._purpose in {purpose, Purpose.WRITING}:
+            return
+        with translated(self.place):
+            if self._purpose is not None:
+                await self._session.rollback()
+            await self._session.connection(
+                execution_options=transaction_options(self._backend, purpose)
+            )
+        self._purpose = purpose
+
+    async def _truncate_log(self) -> None:
+        """Copy the log into the file and empty it: it still holds the pages before the deletion.
+
+        With a reader in the way SQLite does what it can and finishes at a later checkpoint. The
+        deletion is durable already, so a failure here is none of the caller's.
+        """
+        options = transaction_options(self._backend, Purpose.NO_TRANSACTION)
+        with suppress(DBAPIError):
+            async with self._engine.execution_options(**options).connect() as connection:
+                await connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))

@@ -1,0 +1,49 @@
+"""The one commit."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from memory_service.storage.engine import create_sessions
+from memory_service.storage.repositories import Memories
+from memory_service.storage.transaction import Transaction
+
+
+class UnitOfWork:
+    """One transaction; leaving the block without commit rolls back."""
+
+    def __init__(self, engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession]) -> None:
+        self._transaction = Transaction(engine, sessions)
+        self._memories = Memories(self._transaction)
+
+    @property
+    def memories(self) -> Memories:
+        """The queries of this transaction."""
+        return self._memories
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._transaction.close()
+
+    async def commit(self) -> None:
+        """Make it durable.
+
+        Raises:
+            Unavailable: the database is locked, full, read-only or gone; nothing was stored.
+        """
+        await self._transaction.commit()
+
+
+def unit_factory(engine: AsyncEngine) -> Callable[[], UnitOfWork]:
+    """Make `open_unit` for one engine."""
+    sessions = create_sessions(engine)
+    return lambda: UnitOfWork(engine, sessions)

@@ -1,0 +1,63 @@
+"""Real dialogues whose turns are annotated with the fact they state (Multi-Session Chat)."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from memory_service.errors import ConfigurationError, InvalidInput, NotFound
+
+
+@dataclass(frozen=True)
+class AnnotatedLine:
+    """One message; `fact` is what it says about its speaker, in the first person."""
+
+    speaker: str
+    text: str
+    fact: str | None
+
+
+@dataclass(frozen=True)
+class AnnotatedDialogue:
+    """Sessions of two people, "A" and "B"."""
+
+    id: str
+    sessions: tuple[tuple[AnnotatedLine, ...], ...]
+
+
+def read_annotated(path: Path) -> list[AnnotatedDialogue]:
+    """Read a JSONL file of annotated dialogues for training.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidInput: a line is not such a dialogue.
+        ConfigurationError: it holds evaluation data, which must never be trained on.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        raise NotFound("dialogue file", str(path)) from None
+    dialogues = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            split = record["split"]
+            sessions = tuple(
+                tuple(
+                    AnnotatedLine(turn["speaker"], turn["text"].strip(), turn.get("fact"))
+                    for turn in session
+                    if turn["text"].strip()
+                )
+                for session in record["sessions"]
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(
+                f"line {number}", line, f"is no annotated dialogue ({error})"
+            ) from None
+        if split == "valid":
+            raise ConfigurationError(
+                "dialogues",
+                f"{path} line {number} is of the validation split",
+                "train on the test split only: the validation split is for evaluation",
+            )
+        dialogues.append(AnnotatedDialogue(str(record["id"]), sessions))
+    return dialogues

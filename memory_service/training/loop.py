@@ -1,0 +1,270 @@
+"""The training loop: resumable, deterministic under a seed, watched while it runs."""
+
+import json
+import math
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import torch
+
+from memory_service.errors import ConfigurationError, NotFound, NumericalError
+from memory_service.generator.checkpoint import load_generator, save_generator
+from memory_service.generator.generator import Generator
+from memory_service.generator.injection import Injector
+from memory_service.inference.base_models import BaseModel
+from memory_service.training.config import TrainingConfig
+from memory_service.training.data import (
+    Collator,
+    MakeEpisodes,
+    dialogue_source,
+    mixed,
+    people_source,
+    swap_pairs,
+)
+from memory_service.training.objective import answer_loss, read_outs
+from memory_service.training.people import Split
+
+CHECKPOINT_EVERY_S = 600.0
+MEASURE_EVERY_STEPS = 20
+FINAL_RATE = 0.05
+"""Learning rate at the end of the cosine, as a share of the peak."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One line of the log: losses in nats, time in seconds."""
+
+    step: int
+    loss: float
+    value_nll: float
+    learning_rate: float
+    questions_per_s: float
+    elapsed_s: float
+    own_nll: float | None = None
+    swap_gap: float | None = None
+    readout_cosine: float | None = None
+
+
+class Trainer:
+    """One training run in a directory: `config.json`, `log.jsonl`, `checkpoint.pt`, `generator`.
+
+    Every step's data is a function of (seed, step), so a resumed run sees what an undisturbed one
+    would have seen.
+    """
+
+    def __init__(self, config: TrainingConfig, base: BaseModel, directory: Path) -> None:
+        self.config = config
+        self.directory = directory
+        self._base = base
+        torch.manual_seed(config.seed)
+        self.generator = self._initial_generator()
+        self._injector = Injector(base.model, self.generator)
+        self._collator = Collator(base.tokenizer, config)
+        self._make = self._source()
+        self._optimizer = torch.optim.AdamW(
+            self.generator.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0
+        )
+        self.step = 0
+        self.questions = 0
+        self.tokens = 0
+
+    def run(self, report: Callable[[Progress], None]) -> bool:
+        """Train to the end, or until Ctrl-C or SIGTERM; True when it is finished.
+
+        A checkpoint is written every ten minutes, at the end and when stopped.
+
+        Raises:
+            NumericalError: the loss became NaN or Inf; the last checkpoint is still good.
+            OSError: a checkpoint cannot be written.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "config.json").write_text(self.config.to_json())
+        started = saved = time.monotonic()
+        with _stop_requests() as stop, (self.directory / "log.jsonl").open("a") as file:
+            while self.step < self.config.steps and not stop:
+                progress = self._train_step(started)
+                file.write(json.dumps(progress.__dict__) + "\n")
+                file.flush()
+                report(progress)
+                if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+                    self.save()
+                    saved = time.monotonic()
+        self.save()
+        return self.step >= self.config.steps
+
+    def save(self) -> None:
+        """Write the resumable checkpoint and the generator file, each whole or not at all."""
+        path = self.directory / "checkpoint.pt"
+        unfinished = path.with_suffix(".part")
+        torch.save(
+            {
+                "step": self.step,
+                "questions": self.questions,
+                "tokens": self.tokens,
+                "generator": self.generator.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+            },
+            unfinished,
+        )
+        unfinished.replace(path)
+        save_generator(
+            self.generator,
+            self.directory / "generator.safetensors",
+            {
+                "config": json.loads(self.config.to_json()),
+                "steps": self.step,
+                "questions": self.questions,
+                "tokens": self.tokens,
+                "base_model_digest": self._base.digest,
+                "data": _sources(self.config),
+            },
+            torch.bfloat16,
+        )
+
+    def restore(self) -> None:
+        """Continue from the directory's checkpoint.
+
+        Raises:
+            NotFound: there is none.
+            ConfigurationError: it belongs to another generator.
+        """
+        path = self.directory / "checkpoint.pt"
+        if not path.exists():
+            raise NotFound("checkpoint", str(path), "start the run with `memory train CONFIG`")
+        content = torch.load(path, weights_only=True)
+        try:
+            self.generator.load_state_dict(content["generator"])
+            self._optimizer.load_state_dict(content["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ConfigurationError(
+                "checkpoint", f"{path} does not fit config.json ({error})", "start a new run"
+            ) from error
+        self.step = content["step"]
+        self.questions = content["questions"]
+        self.tokens = content["tokens"]
+
+    def _train_step(self, started: float) -> Progress:
+        begun = time.monotonic()
+        rng = random.Random(f"{self.config.seed}-train-{self.step}")  # noqa: S311  # not security
+        questions = self.config.phase(self.step).questions
+        batch = self._collator.batch(self._make(rng, self.step), questions, rng)
+        rate = self._learning_rate()
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        readouts = read_outs(self._base.model, self.generator, batch)
+        result = answer_loss(self._base.model, self._injector, readouts, batch)
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(result.loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
+        if not torch.isfinite(norm):
+            raise NumericalError("gradient", f"is not finite at step {self.step}")
+        self._optimizer.step()
+        self.step += 1
+        self.questions += batch.questions
+        self.tokens += batch.tokens
+        took = time.monotonic() - begun
+        measured = self.measure() if self.step % MEASURE_EVERY_STEPS == 0 else {}
+        return Progress(
+            step=self.step,
+            loss=float(result.loss.detach()),
+            value_nll=result.value_nll,
+            learning_rate=rate,
+            questions_per_s=batch.questions / took,
+            elapsed_s=time.monotonic() - started,
+            **measured,
+        )
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Value NLL of fresh people under their own adapter, and how much worse a twin's is."""
+        rng = random.Random(f"{self.config.seed}-measure-{self.step}")  # noqa: S311
+        own, other = swap_pairs(self.config, rng, self.step)
+        questions = self.config.phase(self.step).questions
+        batch = self._collator.batch(own, questions, rng)
+        twins = self._collator.batch(other, questions, rng)
+        model = self._base.model
+        mine = read_outs(model, self.generator, batch)
+        theirs = read_outs(model, self.generator, twins)
+        own_nll = answer_loss(model, self._injector, mine, batch).value_nll
+        swap_nll = answer_loss(model, self._injector, theirs, batch).value_nll
+        cosine = torch.nn.functional.cosine_similarity(mine.flatten(1), theirs.flatten(1)).mean()
+        return {
+            "own_nll": own_nll,
+            "swap_gap": swap_nll - own_nll,
+            "readout_cosine": float(cosine),
+        }
+
+    def _learning_rate(self) -> float:
+        config = self.config
+        if self.step < config.warmup_steps:
+            return config.learning_rate * (self.step + 1) / config.warmup_steps
+        done = (self.step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        cosine = (1 + math.cos(math.pi * min(1.0, done))) / 2
+        return config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * cosine)
+
+    def _initial_generator(self) -> Generator:
+        if self.config.initial is None:
+            return Generator(self.config.generator)
+        generator = load_generator(Path(self.config.initial))
+        if generator.config != self.config.generator:
+            raise ConfigurationError(
+                "initial", f"{self.config.initial} has another shape", "use its own config"
+            )
+        generator.train().requires_grad_(True)
+        return generator
+
+    def _source(self) -> MakeEpisodes:
+        people = people_source(self.config, Split.TRAIN)
+        if self.config.dialogues is None:
+            return people
+        dialogues = dialogue_source(self.config, Path(self.config.dialogues))
+        return mixed(people, dialogues, self.config.dialogue_share)
+
+
+def _sources(config: TrainingConfig) -> list[dict[str, str]]:
+    """What the weights saw, for their metadata."""
+    sources = [
+        {
+            "name": "synthetic people",
+            "source": "memory_service/training/people.py",
+            "licence": "Apache-2.0",
+        }
+    ]
+    if config.dialogues is not None:
+        sources.append(
+            {
+                "name": "Multi-Session Chat, test split, annotated facts",
+                "source": "Xu et al. 2021, ParlAI",
+                "licence": "CC BY 4.0",
+            }
+        )
+    return sources
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM instead of dying; a second one interrupts at once."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        log.info("training_stops_after_this_step", signal=number)
+        received.append(number)
+
+    stopping = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, receive) for number in stopping}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

