@@ -11,20 +11,27 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memory_service.errors import NotFound
+from memory_service.errors import ConfigurationError, NotFound
+from memory_service.services.append import Append
 from memory_service.services.forget import Forget
+from memory_service.services.inspect import Inspect
 from memory_service.services.ports import OpenUnit
 from memory_service.settings import Settings
 
 if TYPE_CHECKING:
+    from memory_service.domain.records import StoredAdapter
     from memory_service.generator.generator import Generator
+    from memory_service.generator.strength import Strength
     from memory_service.inference.base_models import BaseModel
     from memory_service.inference.encoder import LocalEncoder
     from memory_service.inference.local import LocalBackend
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
+    from memory_service.services.export import Export
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
+    from memory_service.training.config import TrainingConfig
+    from memory_service.training.loop import Trainer
 
 SHIPPED_GENERATOR = "smollm2-135m-instruct.safetensors"
 
@@ -37,7 +44,20 @@ class Store:
     """What works without a model: the database."""
 
     open_unit: OpenUnit
+    append: Append
+    inspect: Inspect
     forget: Forget
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What works without a database: base model and generator."""
+
+    base_model_name: str
+    base: "BaseModel"
+    generator: "Generator"
+    encoder: "LocalEncoder"
+    backend: "LocalBackend"
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,7 @@ class Service:
     remember: "Remember"
     recall: "Recall"
     chat: "Chat"
+    export: "Export"
 
 
 def generator_path(settings: Settings) -> Path:
@@ -76,6 +97,29 @@ def models_folder(settings: Settings) -> Path:
     return settings.cache_dir / "models"
 
 
+def prepare_database(settings: Settings, report: Report) -> None:
+    """Make the default SQLite file where it is missing; any other database must be there.
+
+    Raises:
+        ConfigurationError: the SQLite file of a configured URL does not exist, or the URL is wrong.
+        Unavailable: the default file cannot be created.
+    """
+    from memory_service.storage.engine import parse_url, sqlite_file
+
+    url = settings.database_url.get_secret_value()
+    file = sqlite_file(parse_url(url))
+    if file is None or file.exists():
+        return
+    if "database_url" in settings.model_fields_set:
+        raise ConfigurationError(
+            "database_url", f"the SQLite file {file} does not exist", "run `memory db upgrade`"
+        )
+    from memory_service.storage.migrate import upgrade
+
+    upgrade(url)
+    report(f"created the database {file}")
+
+
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[Store]:
     """Open the database.
@@ -89,9 +133,46 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
     engine = create_engine(settings.database_url.get_secret_value())
     try:
         open_unit = unit_factory(engine)
-        yield Store(open_unit=open_unit, forget=Forget(open_unit))
+        yield Store(
+            open_unit=open_unit,
+            append=Append(open_unit),
+            inspect=Inspect(open_unit),
+            forget=Forget(open_unit),
+        )
     finally:
         await engine.dispose()
+
+
+def load_inference(settings: Settings, report: Report) -> Inference:
+    """Load base model and generator; no database.
+
+    Raises:
+        NotFound: the base model was not pulled, or there is no generator.
+        ConfigurationError: a checkpoint is damaged, or generator and base model do not fit.
+    """
+    from memory_service.inference import base_models
+
+    path = generator_path(settings)
+    files = base_models.find(settings.base_model, cache_dir=models_folder(settings))
+    report("loading torch")
+    from memory_service.generator.checkpoint import load_generator
+    from memory_service.generator.injection import Injector
+    from memory_service.inference.encoder import LocalEncoder
+    from memory_service.inference.local import LocalBackend
+    from memory_service.inference.tokens import Tokens
+
+    report(f"loading {files.name}")
+    generator = load_generator(path)
+    base = base_models.load(files, dtype=generator.config.dtype)
+    injector = Injector(base.model, generator)
+    tokens = Tokens(base)
+    return Inference(
+        base_model_name=files.name,
+        base=base,
+        generator=generator,
+        encoder=LocalEncoder(base, tokens, generator, injector),
+        backend=LocalBackend(base, tokens, injector, generator.read_out(generator.empty_state())),
+    )
 
 
 @asynccontextmanager
@@ -102,40 +183,77 @@ async def open_service(settings: Settings, report: Report) -> AsyncIterator[Serv
         NotFound: the base model was not pulled, or there is no generator.
         ConfigurationError: a checkpoint is damaged, or generator and base model do not fit.
     """
-    report("loading torch")
-    from memory_service.generator.checkpoint import load_generator
-    from memory_service.generator.injection import Injector
-    from memory_service.inference import base_models
-    from memory_service.inference.encoder import LocalEncoder
-    from memory_service.inference.local import LocalBackend
-    from memory_service.inference.tokens import Tokens
+    inference = load_inference(settings, report)
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
+    from memory_service.services.export import Export
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
 
-    generator = load_generator(generator_path(settings))
-    files = base_models.find(settings.base_model, cache_dir=models_folder(settings))
-    report(f"loading {files.name}")
-    base = base_models.load(files, dtype=generator.config.dtype)
-    injector = Injector(base.model, generator)
-    tokens = Tokens(base)
-    encoder = LocalEncoder(base, tokens, generator, injector)
-    backend = LocalBackend(base, tokens, injector, generator.read_out(generator.empty_state()))
+    encoder, generator = inference.encoder, inference.generator
     compute = Compute()
     try:
         async with open_store(settings) as store:
             recall = Recall(store.open_unit, encoder)
             yield Service(
                 store=store,
-                base=base,
+                base=inference.base,
                 generator=generator,
                 encoder=encoder,
-                backend=backend,
+                backend=inference.backend,
                 compute=compute,
                 remember=Remember(store.open_unit, encoder, compute),
                 recall=recall,
-                chat=Chat(recall, backend, compute),
+                chat=Chat(recall, inference.backend, compute),
+                export=Export(
+                    store.open_unit, encoder, generator, compute, inference.base_model_name
+                ),
             )
     finally:
         compute.close()
+
+
+def adapter_strength(settings: Settings, adapter: "StoredAdapter") -> "Strength | None":
+    """How strongly an adapter changes each module; None where its read-outs are no longer kept.
+
+    Measured against the base model's weights where generator and base model that made the adapter
+    are at hand, else by the read-outs alone. Reads weights from files; loads no model.
+    """
+    if adapter.readouts is None:
+        return None
+    from memory_service.generator.checkpoint import generator_digest, load_generator
+    from memory_service.generator.strength import norms_of_readouts, share_of_weights
+    from memory_service.inference import base_models
+    from memory_service.inference.weight_norms import weight_norms
+
+    try:
+        generator = load_generator(generator_path(settings))
+        files = base_models.find(settings.base_model, cache_dir=models_folder(settings))
+    except (NotFound, ConfigurationError):
+        return norms_of_readouts(adapter.readouts)
+    made_by = adapter.fingerprint
+    if (generator_digest(generator), files.digest) == (made_by.generator, made_by.base_model):
+        norms = weight_norms(files, generator.config.sites)
+        if norms is not None:
+            return share_of_weights(generator, adapter.readouts, norms)
+    return norms_of_readouts(adapter.readouts)
+
+
+def make_trainer(
+    settings: Settings, config: "TrainingConfig", directory: Path, report: Report
+) -> "Trainer":
+    """A training run in a directory, with the base model that its config names.
+
+    Raises:
+        NotFound: the base model was not pulled, or a file that the config names is missing.
+        ConfigurationError: the base model does not fit the config.
+    """
+    from memory_service.inference import base_models
+
+    files = base_models.find(config.base_model, cache_dir=models_folder(settings))
+    report("loading torch")
+    from memory_service.training.loop import Trainer
+
+    report(f"loading {files.name}")
+    base = base_models.load(files, dtype=config.generator.dtype)
+    return Trainer(config, base, directory)

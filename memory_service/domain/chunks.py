@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC
 from functools import cached_property
 from itertools import count
 
@@ -22,6 +23,15 @@ CHUNK_FORMAT = "date-speakers/1"
 
 SPEAKERS = {Role.USER: "User", Role.ASSISTANT: "Assistant"}
 """How a chunk's text names who said a turn."""
+
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+"""Not `strftime`'s, which depend on the process's locale."""
+
+_TRIED_CHARS_PER_TOKEN = 8
+"""A text longer than this many characters per token of room is tried by its beginning first."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ def chunk_session(
     lines: list[Line] = []
     header, used = "", 0
     for turn in ordered:
-        turn_header = f"Date: {turn.time.day} {turn.time:%B} {turn.time.year}\n"
+        turn_header = _header(turn)
         room = budget_tokens - count_tokens(turn_header)
         for line in _lines_of(turn, room, count_tokens):
             cost = count_tokens(line.text)
@@ -102,38 +112,51 @@ def chunk_session(
     return chunks
 
 
+def in_order_said(chunks: Iterable[Chunk], turns: Iterable[Turn]) -> list[Chunk]:
+    """Chunks of several sessions by their first turns, which sequential encoding follows."""
+    orders = {turn.id: turn.order for turn in turns}
+    return sorted(chunks, key=lambda chunk: orders[chunk.turn_ids[0]])
+
+
+def _header(turn: Turn) -> str:
+    day = turn.time.astimezone(UTC)
+    return f"Date: {day.day} {MONTHS[day.month - 1]} {day.year}\n"
+
+
 def _lines_of(turn: Turn, room: int, count_tokens: CountTokens) -> Iterable[Line]:
     """Render a turn as one line, or as several where it is longer than a chunk."""
     prefix = f"{SPEAKERS[turn.role]}: "
+
+    def render(text: str) -> str:
+        return f"{prefix}{text.rstrip()}\n"
+
     rest = turn.text.strip()
     for part in count():
-        line = f"{prefix}{rest}\n"
-        if count_tokens(line) <= room:
-            yield Line(turn.id, part, line)
-            return
-        cut = _longest_fit(rest, lambda text: count_tokens(f"{prefix}{text}\n") <= room)
+        cut = _longest_fit(rest, lambda text: count_tokens(render(text)) <= room, room)
         if cut == 0:
             raise InvalidInput("budget_tokens", room, "leaves no room for the words of a turn")
-        yield Line(turn.id, part, f"{prefix}{rest[:cut].rstrip()}\n")
+        yield Line(turn.id, part, render(rest[:cut]))
         rest = rest[cut:].lstrip()
         if not rest:
             return
 
 
-def _longest_fit(text: str, fits: Callable[[str], bool]) -> int:
+def _longest_fit(text: str, fits: Callable[[str], bool], room: int) -> int:
     """Length of the longest prefix that fits, at a space where there is one.
 
-    Doubles from the start before it bisects, so the cost depends on the prefix, not on the text.
+    Doubles from the beginning before it bisects, so the cost depends on the prefix, not on the
+    text: a turn of a megabyte is not tokenized whole for every part of it.
     """
-    high = 1
-    while high < len(text) and fits(text[:high]):
-        high *= 2
-    low, high = high // 2, min(high, len(text))
-    while low < high:
-        middle = (low + high + 1) // 2
+    low, high = 0, min(len(text), max(1, room * _TRIED_CHARS_PER_TOKEN))
+    while fits(text[:high]):
+        if high == len(text):
+            return high
+        low, high = high, min(len(text), 2 * high)
+    while high - low > 1:
+        middle = (low + high) // 2
         if fits(text[:middle]):
             low = middle
         else:
-            high = middle - 1
+            high = middle
     space = max(text.rfind(" ", 0, low), text.rfind("\n", 0, low))
-    return space + 1 if space > 0 else low
+    return space + 1 if space > 0 and fits(text[:space]) else low

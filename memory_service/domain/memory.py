@@ -8,6 +8,7 @@ from memory_service.domain.turns import check_name
 from memory_service.errors import IncompatibleState, InvalidInput
 
 DEFAULT_TENANT = "default"
+_DIGEST_CHARS = 64
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Fingerprint:
         if found == self:
             return
         different = ", ".join(
-            f"{field.name} {getattr(found, field.name)[:12]} instead of "
-            f"{getattr(self, field.name)[:12]}"
+            f"{field.name} {_shown(getattr(found, field.name))} instead of "
+            f"{_shown(getattr(self, field.name))}"
             for field in fields(self)
             if getattr(found, field.name) != getattr(self, field.name)
         )
@@ -80,3 +81,8 @@ class Fingerprint:
             "run `memory users rebuild USER` to encode the kept turns again, or start with the "
             "generator and base model that made it",
         )
+
+
+def _shown(part: str) -> str:
+    """Digests by their first characters; what is short may differ in its last ones."""
+    return part[:12] if len(part) == _DIGEST_CHARS else part

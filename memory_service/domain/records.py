@@ -29,6 +29,17 @@ class Head:
 
 
 @dataclass(frozen=True)
+class StoredSizes:
+    """How much is stored of one memory; `adapters_bytes` are those of all kept read-outs."""
+
+    sessions: int
+    chunks: int
+    text_chars: int
+    state_bytes: int
+    adapters_bytes: int
+
+
+@dataclass(frozen=True)
 class PendingSession:
     """A session whose turns changed since its chunks were last computed.
 

@@ -6,6 +6,7 @@ from itertools import groupby
 
 from torch import Tensor
 
+from memory_service.domain.chunks import in_order_said
 from memory_service.domain.turns import Role, Turn
 from memory_service.evaluation.samples import Sample
 from memory_service.generator.config import Encoding
@@ -51,12 +52,15 @@ METHODS: dict[str, Method] = {method.__name__: method for method in (none, own, 
 def memorise(encoder: Encoder, turns: Sequence[Turn]) -> Tensor:
     """The adapter of turns, without a database: what `services.remember` stores."""
     state = encoder.empty_state()
-    ordered = sorted(turns, key=lambda turn: turn.session)
-    sessions = [list(group) for _, group in groupby(ordered, key=lambda turn: turn.session)]
+    by_session = sorted(turns, key=lambda turn: turn.session)
+    chunks = [
+        chunk
+        for _, session in groupby(by_session, key=lambda turn: turn.session)
+        for chunk in encoder.chunk(list(session))
+    ]
     sequential = encoder.fingerprint.encoding == Encoding.SEQUENTIAL
-    for session in sorted(sessions, key=lambda turns: min(turn.order for turn in turns)):
-        for chunk in encoder.chunk(session):
-            state = add(state, encoder.encode(chunk, state if sequential else None))
+    for chunk in in_order_said(chunks, turns):
+        state = add(state, encoder.encode(chunk, state if sequential else None))
     return encoder.read_out(state)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memory_service.errors import NotFound
 from memory_service.evaluation.runner import Result
 
 RESAMPLES = 2000
@@ -41,8 +42,14 @@ class Comparison:
 
 
 def summarise(results: Sequence[Result], method: str, seed: int) -> MethodReport:
-    """Aggregate one method's results."""
+    """Aggregate one method's results.
+
+    Raises:
+        NotFound: the method has none.
+    """
     mine = [result for result in results if result.method == method]
+    if not mine:
+        raise NotFound("results of a method", method)
     with_value = [result for result in mine if result.value_recall is not None]
     return MethodReport(
         method=method,
@@ -60,10 +67,10 @@ def summarise(results: Sequence[Result], method: str, seed: int) -> MethodReport
 
 
 def compare(results: Sequence[Result], seed: int) -> Comparison | None:
-    """Own minus swap, paired; None where one of them was not run."""
+    """Own minus swap, paired; None where not both answered the same questions."""
     own = [result for result in results if result.method == "own"]
     swap = [result for result in results if result.method == "swap"]
-    if not own or len(own) != len(swap):
+    if not own or [_asked(one) for one in own] != [_asked(one) for one in swap]:
         return None
     pairs = list(zip(own, swap, strict=True))
     return Comparison(
@@ -72,6 +79,10 @@ def compare(results: Sequence[Result], seed: int) -> Comparison | None:
             [(a.sample, float(a.log_likelihood > b.log_likelihood)) for a, b in pairs], seed
         ),
     )
+
+
+def _asked(result: Result) -> tuple[str, str, str]:
+    return result.sample, result.question, result.expected
 
 
 def _bootstrap(scores: Sequence[tuple[str, float]], seed: int) -> Interval:

@@ -64,7 +64,7 @@ def write_results(results: Iterable[Result], path: Path) -> list[Result]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = []
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8", buffering=1) as file:  # a line at a time
         for result in results:
             file.write(json.dumps(asdict(result)) + "\n")
             kept.append(result)
@@ -74,6 +74,8 @@ def write_results(results: Iterable[Result], path: Path) -> list[Result]:
 def _answer(
     sample: Sample, method: str, encoder: LocalEncoder, backend: LocalBackend
 ) -> Iterable[Result]:
+    if not sample.asked:
+        return
     started = time.perf_counter()
     asking = METHODS[method](sample, encoder)
     write_s = time.perf_counter() - started

@@ -32,4 +32,5 @@ def exact_match(answer: str, expected: str) -> float:
 
 def value_recall(answer: str, value: str) -> float:
     """1.0 where the answer holds the value as whole words."""
-    return float(f" {normalise(value)} " in f" {normalise(answer)} ")
+    wanted = normalise(value)
+    return float(bool(wanted) and f" {wanted} " in f" {normalise(answer)} ")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
-from safetensors.torch import save_file
 from torch import Tensor
 
+from memory_service.generator.checkpoint import write_tensors
 from memory_service.generator.generator import Generator
 from memory_service.generator.readout import SvdReadOut
 from memory_service.generator.state import from_grid
@@ -31,7 +31,7 @@ def lora_factors(
     with torch.no_grad():
         if isinstance(readout, SvdReadOut):
             value = from_grid(state, generator.config.encoding.grid_exponent)
-            lefts, rights = readout.factors(value)
+            lefts, rights = readout.factors(value.to(generator.norm.device))
             return [
                 (left.T @ a_q.float(), b.float() @ right.T)
                 for left, right, a_q, b in zip(
@@ -69,7 +69,7 @@ def export_peft(
         tensors[f"{stem}.lora_A.weight"] = a.to(dtype).contiguous()
         tensors[f"{stem}.lora_B.weight"] = b.to(dtype).contiguous()
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_tensors(tensors, directory / "adapter_model.safetensors", {"format": "pt"})
     (directory / "adapter_config.json").write_text(
         json.dumps(
             {

@@ -45,8 +45,23 @@ def save_generator(
         "training": json.dumps(training),
     }
     unfinished = path.with_name(path.name + ".part")
-    save_file(tensors, unfinished, metadata=metadata)
-    unfinished.replace(path)
+    try:
+        write_tensors(tensors, unfinished, metadata)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written; safetensors itself reports that as its own error.
+    """
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def load_generator(path: Path) -> Generator:
@@ -58,14 +73,8 @@ def load_generator(path: Path) -> Generator:
     """
     if path.is_dir():
         return _load_official(path)
-    tensors, metadata = _read_tensors(path)
-    if metadata.get("format") != FORMAT:
-        raise ConfigurationError(
-            "generator",
-            f"{path} has format {metadata.get('format')!r}, not {FORMAT!r}",
-            "give a generator checkpoint written by `memory train`",
-        )
-    generator = Generator(GeneratorConfig.from_json(metadata["config"]))
+    tensors, metadata = _read_ours(path)
+    generator = Generator(GeneratorConfig.from_json(metadata.get("config", "")))
     _fill(generator, tensors, path)
     return generator
 
@@ -79,8 +88,13 @@ def training_record(path: Path) -> dict[str, Any]:
     """
     if path.is_dir():
         return {}
-    _, metadata = _read_tensors(path)
-    record: dict[str, Any] = json.loads(metadata.get("training", "{}"))
+    _, metadata = _read_ours(path)
+    try:
+        record: dict[str, Any] = json.loads(metadata.get("training", "{}"))
+    except ValueError as error:
+        raise ConfigurationError(
+            "generator", f"{path} has an unreadable training record ({error})", "fetch it again"
+        ) from error
     return record
 
 
@@ -97,10 +111,10 @@ def _load_official(directory: Path) -> Generator:
     """Read `adapter_config.json` and `adapter_model.safetensors` of the official implementation."""
     config_path = directory / "adapter_config.json"
     try:
-        official = json.loads(config_path.read_text())
+        official = dict(json.loads(config_path.read_text()))
     except FileNotFoundError:
-        raise NotFound("generator", str(config_path)) from None
-    except (OSError, ValueError) as error:
+        raise _not_found(config_path) from None
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigurationError(
             "generator", f"{config_path} cannot be read ({error})", "download it again"
         ) from error
@@ -155,7 +169,7 @@ def _official_config(
                 grid_exponent=-32,
             ),
         )
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ConfigurationError(
             "generator", f"{directory} lacks {error}", "download the checkpoint again"
         ) from error
@@ -169,6 +183,13 @@ def _ours_from_official(
     stacked = {"norm": "hidden_state_norm", "a_k": "A2", "a_v": "A3"}
     for ours, part in stacked.items():
         found = [parts[(*site, part)] for site in config.sites if (*site, part) in parts]
+        shapes = {tuple(tensor.shape) for tensor in found}
+        if len(shapes) > 1:
+            raise ConfigurationError(
+                "generator",
+                f"the {part} of the layers differ in shape: {sorted(shapes)}",
+                "download the checkpoint again",
+            )
         if len(found) == len(config.sites):
             tensors[ours] = torch.stack(found)
     for index, site in enumerate(config.sites):
@@ -199,9 +220,25 @@ def _fill(generator: Generator, tensors: Mapping[str, Tensor], source: Path) -> 
     generator.eval().requires_grad_(False)
 
 
+def _not_found(path: Path) -> NotFound:
+    # The folder is the hint because errors shorten long names, and the file is what matters.
+    return NotFound("generator", path.name, f"expected in {path.parent}")
+
+
+def _read_ours(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors, metadata = _read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise ConfigurationError(
+            "generator",
+            f"{path} has format {metadata.get('format')!r}, not {FORMAT!r}",
+            "give a generator checkpoint written by `memory train`",
+        )
+    return tensors, metadata
+
+
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
-        raise NotFound("generator", str(path))
+        raise _not_found(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

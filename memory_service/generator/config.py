@@ -9,6 +9,10 @@ import torch
 
 from memory_service.errors import ConfigurationError
 
+COARSEST_SVD_GRID = -20
+"""Rounding to a coarser grid makes directions of its own, which svd gives full weight: at width 128
+the grid -12 makes some of 6e-6 sigma_1, above the tolerance; -20 stays at float32's own 6e-8."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -78,6 +82,14 @@ class GeneratorConfig:
                 f"{min(self.key_width, self.value_width)}",
                 "lower the rank or widen the generator",
             )
+        if isinstance(self.readout, SvdConfig) and (
+            self.encoding.grid_exponent > COARSEST_SVD_GRID
+        ):
+            raise ConfigurationError(
+                "encoding.grid_exponent",
+                f"{self.encoding.grid_exponent} is too coarse for the svd read-out",
+                f"use {COARSEST_SVD_GRID} or less",
+            )
         if self.encoding.dtype not in DTYPES:
             raise ConfigurationError(
                 "encoding.dtype", f"{self.encoding.dtype!r} is unknown", f"use one of {set(DTYPES)}"
@@ -86,9 +98,11 @@ class GeneratorConfig:
             raise ConfigurationError(
                 "modules", "modules, d_in and d_out differ in length", "name one width a module"
             )
-        if not self.layers or len(set(self.layers)) != len(self.layers):
+        if not self.layers or len(set(self.layers)) != len(self.layers) or min(self.layers) < 0:
             raise ConfigurationError(
-                "layers", f"{self.layers} is empty or repeats a layer", "name each layer once"
+                "layers",
+                f"{self.layers} is empty, negative or repeats a layer",
+                "name each layer once, counted from 0",
             )
 
     @property
@@ -125,7 +139,7 @@ class GeneratorConfig:
             ConfigurationError: a field is missing, unknown or out of range.
         """
         try:
-            content: dict[str, Any] = json.loads(text)
+            content: dict[str, Any] = dict(json.loads(text))
             readout = dict(content.pop("readout"))
             kinds = {kind.__name__: kind for kind in (SvdConfig, RidgeConfig)}
             encoding = dict(content.pop("encoding"))

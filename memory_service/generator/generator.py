@@ -46,22 +46,26 @@ class Generator(nn.Module):
         hidden: Float[Tensor, "*batch layer token d_model"],
         mask: Bool[Tensor, "*batch token"] | None = None,
     ) -> Float[Tensor, "*batch layer key column"]:
-        """What a chunk contributes to the state; tokens outside `mask` contribute nothing."""
-        normalised = self._normalise(hidden)
-        keys = einsum(
-            normalised,
-            self.a_k.to(hidden.dtype),
-            "... layer token d_model, layer key d_model -> ... layer token key",
-        )
-        values = einsum(
-            normalised,
-            self.a_v.to(hidden.dtype),
-            "... layer token d_model, layer value d_model -> ... layer token value",
+        """What a chunk contributes to the state; tokens outside `mask` contribute nothing.
+
+        Keys, values and the read-out's gates are one product of the hidden states: the norm's
+        weight is folded into the projections, its statistic is applied to their (narrow) result.
+        """
+        config = self.config
+        projections = torch.cat([self.a_k, self.a_v, self.readout.gate_weight(self.a_k)], dim=1)
+        projected = einsum(
+            hidden,
+            (projections * self.norm.unsqueeze(1)).to(hidden.dtype),
+            "... layer token d_model, layer column d_model -> ... layer token column",
+        ).float()
+        scale = hidden.float().square().mean(dim=-1, keepdim=True).add(NORM_EPSILON).rsqrt()
+        keys, values, gates = (projected * scale).tensor_split(
+            [config.key_width, config.key_width + config.value_width], dim=-1
         )
         if mask is not None:
             kept = mask.unsqueeze(-2).unsqueeze(-1)  # [*batch 1 token 1]
             keys, values = keys * kept, values * kept
-        return self.readout.update(normalised, keys, values)
+        return self.readout.update(keys, values, gates)
 
     def exact_update(
         self, hidden: Float[Tensor, "layer token d_model"]
@@ -93,11 +97,3 @@ class Generator(nn.Module):
                 return torch.zeros(shape, dtype=self.config.dtype)
             value = from_grid(state, self.config.encoding.grid_exponent)
             return self.readout(value.to(self.norm.device)).to(self.config.dtype)
-
-    def _normalise(
-        self, hidden: Float[Tensor, "*batch layer token d_model"]
-    ) -> Float[Tensor, "*batch layer token d_model"]:
-        """RMSNorm with one weight per adapted module; the statistic in float32."""
-        wide = hidden.float()
-        scaled = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + NORM_EPSILON)
-        return scaled.to(hidden.dtype) * self.norm.to(hidden.dtype).unsqueeze(-2)

@@ -32,7 +32,8 @@ def hidden_states(
             use_cache=False,
             output_hidden_states=True,
         )
-    kept = torch.stack([output.hidden_states[layer] for layer in layers], dim=1)
+    # Layer by layer in memory: the generator's products then need no copy.
+    kept = torch.stack([output.hidden_states[layer] for layer in layers]).transpose(0, 1)
     if not torch.isfinite(kept).all():
         raise NumericalError("hidden states", "the base model returned NaN or Inf for this chunk")
     return kept

@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from memory_service.errors import ConfigurationError, InvalidInput, NumericalError
+from memory_service.errors import (
+    ConfigurationError,
+    IncompatibleState,
+    InvalidInput,
+    NumericalError,
+)
 from memory_service.generator.generator import Generator
 
 
@@ -35,6 +40,8 @@ class Injector:
 
     def __init__(self, model: PreTrainedModel, generator: Generator) -> None:
         self._generator = generator
+        config = generator.config
+        self._shape = (len(config.sites), config.key_width, config.value_width)
         self._applied: ContextVar[_Applied | None] = ContextVar("applied_adapters", default=None)
         self._handles = [
             module.register_forward_hook(self._hook(index))
@@ -55,8 +62,18 @@ class Injector:
         share a read-out (several questions about one memory). A zero read-out is no memory.
 
         Raises:
+            InvalidInput: there is no read-out; or, by the pass, its rows do not divide evenly.
+            IncompatibleState: the read-outs are those of a generator of another shape.
             NumericalError: a read-out holds NaN or Inf.
         """
+        if len(readouts) == 0:
+            raise InvalidInput("readouts", tuple(readouts.shape), "must hold at least one")
+        if tuple(readouts.shape[1:]) != self._shape:
+            raise IncompatibleState(
+                "adapter",
+                f"is {tuple(readouts.shape[1:])} where the generator makes {self._shape}",
+                "rebuild the memory from its turns",
+            )
         if not torch.isfinite(readouts).all():
             raise NumericalError("adapter", "holds NaN or Inf; rebuild the memory from its turns")
         token = self._applied.set(_Applied(readouts))
@@ -104,10 +121,18 @@ def adapter_output(
 def _adapted_modules(model: PreTrainedModel, generator: Generator) -> list[nn.Linear]:
     """Find the linear modules the generator adapts, and check that they fit."""
     decoder_layers = model.get_decoder().layers
+    remedy = "use the base model this generator was trained for"
+    hidden_size = model.get_input_embeddings().weight.shape[-1]
+    if hidden_size != generator.config.d_model:
+        raise ConfigurationError(
+            "base model",
+            f"has hidden states of width {hidden_size} where the generator expects "
+            f"{generator.config.d_model}",
+            remedy,
+        )
     modules = []
     for index, (layer, path) in enumerate(generator.config.sites):
         name = f"layers.{layer}.{path}"
-        remedy = "use the base model this generator was trained for"
         try:
             module = decoder_layers[layer].get_submodule(path)
         except (AttributeError, IndexError):

@@ -20,14 +20,20 @@ class ReadOut(nn.Module, ABC):
 
     columns: int
 
+    def gate_weight(
+        self, a_k: Float[Tensor, "layer key d_model"]
+    ) -> Float[Tensor, "layer gate d_model"]:
+        """What projects a token's normalised hidden state to its gates; here there are none."""
+        return a_k[:, :0]
+
     @abstractmethod
     def update(
         self,
-        hidden: Float[Tensor, "*batch layer token d_model"],
         keys: Float[Tensor, "*batch layer token key"],
         values: Float[Tensor, "*batch layer token value"],
+        gates: Float[Tensor, "*batch layer token gate"],
     ) -> Float[Tensor, "*batch layer key column"]:
-        """One chunk's contribution to the state; `hidden` is normalised, masked tokens are 0."""
+        """One chunk's contribution to the state; keys and values of masked tokens are 0."""
 
     @abstractmethod
     def forward(
@@ -50,14 +56,14 @@ class SvdReadOut(ReadOut):
 
     def update(
         self,
-        hidden: Float[Tensor, "*batch layer token d_model"],
         keys: Float[Tensor, "*batch layer token key"],
         values: Float[Tensor, "*batch layer token value"],
+        gates: Float[Tensor, "*batch layer token gate"],
     ) -> Float[Tensor, "*batch layer key column"]:
         """K^T V: the sum of outer products of keys and values."""
         return einsum(
-            keys.float(),
-            values.float(),
+            keys,
+            values,
             "... layer token key, ... layer token column -> ... layer key column",
         )
 
@@ -72,12 +78,13 @@ class SvdReadOut(ReadOut):
         if not torch.isfinite(state).all():
             raise NumericalError("state", "holds NaN or Inf; rebuild the memory from its turns")
         try:
-            left, sigma, right = torch.linalg.svd(state.float(), full_matrices=False)
+            # In float32 its noise is 9e-7 of sigma_1 at width 1024: as large as the tolerance.
+            left, sigma, right = torch.linalg.svd(state.double(), full_matrices=False)
         except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export
             raise NumericalError("state", f"its SVD did not converge ({error})") from error
         kept = sigma > self.tolerance * sigma[..., :1]
         left = (left * kept.unsqueeze(-2))[..., : self.rank]
-        return left, right[..., : self.rank, :]
+        return left.float(), right[..., : self.rank, :].float()
 
     def forward(
         self, state: Float[Tensor, "*batch layer key column"]
@@ -105,28 +112,28 @@ class RidgeReadOut(ReadOut):
         self.log_lambda_0 = nn.Parameter(torch.zeros(layers))
         self.log_lambda_1 = nn.Parameter(torch.full((layers,), -3.0))
 
+    def gate_weight(
+        self, a_k: Float[Tensor, "layer key d_model"]
+    ) -> Float[Tensor, "layer gate d_model"]:
+        """One gate: the score of the write strength."""
+        return self.strength_weight.unsqueeze(1)
+
     def write_strength(
-        self, hidden: Float[Tensor, "*batch layer token d_model"]
-    ) -> Float[Tensor, "*batch layer token"]:
+        self, gates: Float[Tensor, "*batch layer token gate"]
+    ) -> Float[Tensor, "*batch layer token gate"]:
         """How strongly each token is written: 2 sigmoid(w . h + b), 1 before training."""
-        score = einsum(
-            hidden,
-            self.strength_weight.to(hidden.dtype),
-            "... layer token d_model, layer d_model -> ... layer token",
-        )
-        return 2 * torch.sigmoid(score.float() + self.strength_bias.float().unsqueeze(-1))
+        return 2 * torch.sigmoid(gates + self.strength_bias.float()[:, None, None])
 
     def update(
         self,
-        hidden: Float[Tensor, "*batch layer token d_model"],
         keys: Float[Tensor, "*batch layer token key"],
         values: Float[Tensor, "*batch layer token value"],
+        gates: Float[Tensor, "*batch layer token gate"],
     ) -> Float[Tensor, "*batch layer key column"]:
         """G and C side by side."""
-        written = keys.float() * self.write_strength(hidden).unsqueeze(-1)
         return einsum(
-            written,
-            torch.cat([keys.float(), values.float()], dim=-1),
+            keys * self.write_strength(gates),
+            torch.cat([keys, values], dim=-1),
             "... layer token key, ... layer token column -> ... layer key column",
         )
 
@@ -136,7 +143,7 @@ class RidgeReadOut(ReadOut):
         """Solve for N by Cholesky; G is made symmetric first.
 
         Raises:
-            NumericalError: G + lambda I is not positive definite, or the state holds NaN or Inf.
+            NumericalError: G + lambda I is not positive definite, or state or N is not finite.
         """
         gram, cross = state.float().tensor_split([self.key_width], dim=-1)
         gram = (gram + gram.mT) / 2
@@ -144,11 +151,13 @@ class RidgeReadOut(ReadOut):
         ridge = self.log_lambda_0.float().exp() + self.log_lambda_1.float().exp() * mean_diagonal
         identity = torch.eye(self.key_width, device=state.device)
         factor, info = torch.linalg.cholesky_ex(gram + ridge[..., None, None] * identity)
-        if info.any() or not torch.isfinite(factor).all():
+        solution = torch.cholesky_solve(cross, factor)
+        finite = torch.isfinite(factor).all() and torch.isfinite(solution).all()
+        if info.any() or not finite:
             raise NumericalError(
                 "state", "is not positive definite or not finite; rebuild the memory from its turns"
             )
-        return torch.cholesky_solve(cross, factor)
+        return solution
 
 
 def build_readout(config: GeneratorConfig) -> ReadOut:

@@ -13,6 +13,7 @@ DIMENSIONS = {
     "key": "r_k, width of keys and queries",
     "value": "r_v, width of values",
     "column": "columns of a state: value for svd, key + value for ridge",
+    "gate": "scores of a token that a read-out weighs it by (one for ridge, none for svd)",
     "rank": "rank of an exported LoRA",
     "d_in": "inputs of an adapted linear module",
     "d_out": "outputs of an adapted linear module",

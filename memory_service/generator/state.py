@@ -14,7 +14,7 @@ from torch import Tensor
 from memory_service.errors import NumericalError
 
 _LIMIT = 2**62
-"""Two numbers below this add without overflow in int64."""
+"""States stay below this, so that adding two never overflows int64."""
 
 _EXACT_FLOAT = 2**53
 """Above this many multiples float64, in which the rounding is done, has gaps wider than one."""
@@ -49,11 +49,14 @@ def add(
     """Add an update to a state.
 
     Raises:
-        NumericalError: the sum could overflow.
+        NumericalError: the sum reaches the limit, or an operand does.
     """
-    if max(int(state.abs().max()), int(update.abs().max())) >= _LIMIT:
-        raise NumericalError("state", "has grown to the limit of int64; start a coarser grid")
-    return state + update
+    _require_room(state)
+    _require_room(update)
+    total = state + update
+    # Checked too, so that a state that could be reached can also be left: see `subtract`.
+    _require_room(total)
+    return total
 
 
 def subtract(
@@ -62,7 +65,7 @@ def subtract(
     """Take an update out of a state, as if it had never been added.
 
     Raises:
-        NumericalError: the difference could overflow.
+        NumericalError: the difference reaches the limit, or an operand does.
     """
     return add(state, -update)
 
@@ -71,3 +74,9 @@ def digest(state: Int64[Tensor, "layer key column"]) -> str:
     """SHA-256 of a state or update: equal digests mean equal to the last bit."""
     content = state.contiguous().cpu().numpy()
     return hashlib.sha256(repr(tuple(state.shape)).encode() + content.tobytes()).hexdigest()
+
+
+def _require_room(state: Tensor) -> None:
+    # Not by abs(), which leaves the smallest int64 negative.
+    if max(int(state.max()), -int(state.min())) >= _LIMIT:
+        raise NumericalError("state", "has grown to the limit of int64; start a coarser grid")

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from memory_service.domain.messages import Generation, Message, Sampling
 from memory_service.errors import InvalidInput, NumericalError
 from memory_service.generator.injection import Injector
 from memory_service.inference.base_models import BaseModel
 from memory_service.inference.tokens import Tokens
-from memory_service.services.ports import Generation, Message, Sampling
+
+COLDEST = 1e-6
+"""A lower temperature is read as this one: dividing by it could overflow."""
 
 
 class LocalBackend:
@@ -35,7 +38,7 @@ class LocalBackend:
     def stream(
         self, messages: Sequence[Message], readouts: Tensor | None, sampling: Sampling
     ) -> Iterator[str | Generation]:
-        """Yield pieces of the answer's text as they come and, last, the `Generation`.
+        """Yield pieces of the answer's text as they come and, last, the `Generation` of them all.
 
         Raises:
             InvalidInput: the prompt does not fit into the base model's context.
@@ -51,16 +54,16 @@ class LocalBackend:
             if token is None:
                 break
             answer.append(token)
-            text = self._tokens.text(answer)
-            # A character of several tokens is shown when it is whole.
+            text = self._tokens.text(answer).strip()
+            # A character of several tokens is shown when it is whole, a space when a word follows.
             if not text.endswith("\N{REPLACEMENT CHARACTER}") and len(text) > len(shown):
                 yield text[len(shown) :]
                 shown = text
-        text = self._tokens.text(answer)
+        text = self._tokens.text(answer).strip()
         if len(text) > len(shown):
             yield text[len(shown) :]
         yield Generation(
-            text=text.strip(),
+            text=text,
             prompt_tokens=len(prompt),
             completion_tokens=len(answer),
             first_token_s=first_token_s,
@@ -189,9 +192,10 @@ def _choose(logits: Tensor, sampling: Sampling, random: torch.Generator) -> Tens
         raise NumericalError("logits", "hold NaN or Inf; check the adapter and the base model")
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
+    probabilities = torch.softmax(logits / max(sampling.temperature, COLDEST), dim=-1)
     ordered, order = probabilities.sort(dim=-1, descending=True)
     # Keep the smallest set of tokens that reaches top_p, always at least the likeliest.
     beyond = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
+    beyond[:, 0] = False
     picked = torch.multinomial(ordered.masked_fill(beyond, 0.0), 1, generator=random)
     return order.gather(-1, picked).squeeze(-1)

@@ -3,14 +3,16 @@
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from memory_service.domain.messages import Message
 from memory_service.errors import InvalidInput
 from memory_service.inference.base_models import BaseModel
-from memory_service.services.ports import Message
 
 _CACHED_TEXTS = 4096
 """Lines whose tokens are kept: a growing session is chunked anew at every turn."""
 
 _ZERO_WIDTH_SPACE = "\u200b"
+
+_ROLES = ("system", "user", "assistant")
 
 
 class Tokens:
@@ -22,9 +24,9 @@ class Tokens:
 
     def __init__(self, base: BaseModel) -> None:
         self._tokenizer = base.tokenizer
-        self._control = sorted(
-            {*base.tokenizer.all_special_tokens, *base.tokenizer.get_added_vocab()}, key=len
-        )
+        added = {*base.tokenizer.all_special_tokens, *base.tokenizer.get_added_vocab()}
+        # Some tokenizers add runs of spaces; those control nothing.
+        self._control = sorted((token for token in added if token.strip()), key=len)
         self._cached = lru_cache(_CACHED_TEXTS)(self._tokenize)
         self.begin = self._begin_ids()
         """What the tokenizer puts before every text (the BOS of Llama and Mistral)."""
@@ -41,10 +43,13 @@ class Tokens:
         """Tokens of a chat prompt by the base model's template, ready for the answer.
 
         Raises:
-            InvalidInput: there are no messages, or the template refuses their roles.
+            InvalidInput: there are no messages, one has an unknown role or a lone surrogate, or the
+                template refuses them.
         """
         if not messages:
             raise InvalidInput("messages", messages, "must not be empty")
+        for message in messages:
+            _check(message)
         content = [
             {"role": message.role, "content": self._harmless(message.content)}
             for message in messages
@@ -63,7 +68,11 @@ class Tokens:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of tokens, special tokens left out."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        return str(
+            self._tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(self._harmless(text), add_special_tokens=False)["input_ids"])
@@ -79,3 +88,15 @@ class Tokens:
         without: list[int] = self._tokenizer("a", add_special_tokens=False)["input_ids"]
         begins = len(with_special) > len(without) and with_special[0] != without[0]
         return tuple(with_special[:1]) if begins else ()
+
+
+def _check(message: Message) -> None:
+    if message.role not in _ROLES:  # it would reach the template as it is
+        raise InvalidInput("role", message.role, f"must be one of: {', '.join(_ROLES)}")
+    try:
+        message.content.encode()
+    except UnicodeEncodeError as error:
+        surrogate = message.content[error.start : error.end]
+        raise InvalidInput(
+            "content", surrogate, "is not valid Unicode (a lone surrogate)"
+        ) from None

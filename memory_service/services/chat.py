@@ -1,6 +1,7 @@
 """Chat: a conversation's last messages + the user's adapter -> an answer, streamed."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from torch import Tensor
 
@@ -24,7 +25,7 @@ class Chat:
         messages: Sequence[Message],
         sampling: Sampling,
         version: int | None = None,
-    ) -> AsyncIterator[str | Generation]:
+    ) -> AsyncGenerator[str | Generation, None]:
         """Yield pieces of the answer and, last, the `Generation`; no memory where id is None.
 
         Raises:
@@ -35,7 +36,23 @@ class Chat:
         readouts: Tensor | None = None
         if memory_id is not None:
             readouts = (await self._recall.adapter(memory_id, version)).readouts
-        async for piece in self._compute.stream(
-            lambda: self._backend.stream(messages, readouts, sampling)
-        ):
-            yield piece
+        pieces = self._compute.stream(lambda: self._backend.stream(messages, readouts, sampling))
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    async def window(self, messages: Sequence[Message], budget_tokens: int) -> Sequence[Message]:
+        """The last messages that fit into a prompt, from a user's message on; at least the newest.
+
+        What falls out is not lost: the adapter holds it.
+        """
+        return await self._compute.run(self._window, messages, budget_tokens)
+
+    def _window(self, messages: Sequence[Message], budget_tokens: int) -> Sequence[Message]:
+        kept = messages[-1:]
+        for start in range(len(messages) - 2, -1, -1):
+            if self._backend.prompt_tokens(messages[start:]) > budget_tokens:
+                break
+            if messages[start].role == "user":
+                kept = messages[start:]
+        return kept

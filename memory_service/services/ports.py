@@ -4,25 +4,29 @@ The implementers (`storage.unit_of_work`, `inference.encoder`, `inference.local`
 without importing them; `bootstrap` joins them.
 """
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, Self
 
 from memory_service.domain.chunks import Chunk
 from memory_service.domain.memory import Fingerprint, MemoryId
+from memory_service.domain.messages import Generation, Message, Sampling
 from memory_service.domain.records import (
     Head,
     NewVersion,
     PendingSession,
     StoredAdapter,
     StoredChunk,
+    StoredSizes,
     StoredState,
 )
 from memory_service.domain.turns import Turn
+
+if TYPE_CHECKING:  # listing turns must not wait for torch
+    from torch import Tensor
 
 __all__ = [
     "AnswerStream",
@@ -38,6 +42,7 @@ __all__ = [
     "Sampling",
     "StoredAdapter",
     "StoredChunk",
+    "StoredSizes",
     "StoredState",
     "UnitOfWork",
 ]
@@ -64,6 +69,10 @@ class Memories(Protocol):
 
     async def heads(self, tenant: str, *, after: str = "", limit: int = 100) -> list[Head]:
         """Users of a tenant by name, after the one named (keyset page)."""
+        ...
+
+    async def sizes(self, memory_id: MemoryId) -> StoredSizes:
+        """How much is stored of a user. Raises NotFound for an unknown user."""
         ...
 
     async def turns(
@@ -154,7 +163,9 @@ class UnitOfWork(Protocol):
 class OpenUnit(Protocol):
     """Opens a unit of work."""
 
-    def __call__(self) -> UnitOfWork: ...
+    def __call__(self) -> UnitOfWork:
+        """Open one."""
+        ...
 
 
 # --- what inference does -------------------------------------------------------------------------
@@ -189,37 +200,12 @@ class Encoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Message:
-    """One message of a chat prompt: role is "system", "user" or "assistant"."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are generated; temperature 0 is greedy."""
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A finished answer and what it cost."""
-
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
-    first_token_s: float
-    total_s: float
-
-
 class Backend(Protocol):
-    """Generates answers with an adapter applied."""
+    """Generates answers with an adapter applied. Blocking; run in `compute`."""
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a prompt as the model reads it."""
+        ...
 
     def stream(
         self, messages: Sequence[Message], readouts: Tensor | None, sampling: Sampling

@@ -12,15 +12,17 @@ from dataclasses import dataclass
 import structlog
 from torch import Tensor
 
-from memory_service.domain.chunks import Chunk
+from memory_service.domain.chunks import Chunk, in_order_said
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.turns import Turn
 from memory_service.errors import StateConflict
 from memory_service.generator.config import Encoding
 from memory_service.generator.state import add, digest, subtract
+from memory_service.services.append import Append
 from memory_service.services.compute import Compute
 from memory_service.services.ports import (
     Encoder,
+    Memories,
     NewVersion,
     OpenUnit,
     PendingSession,
@@ -76,6 +78,7 @@ class Remember:
         self._open_unit = open_unit
         self._encoder = encoder
         self._compute = compute
+        self._is_sequential = encoder.fingerprint.encoding == Encoding.SEQUENTIAL
 
     async def append(
         self, memory_id: MemoryId, turns: Sequence[Turn], report: Report | None = None
@@ -87,11 +90,9 @@ class Remember:
             IncompatibleState: the user's state was made by another generator or base model; the
                 turns are stored and pending.
         """
-        async with self._open_unit() as unit:
-            new = await unit.memories.add_turns(memory_id, turns)
-            await unit.commit()
+        stored = await Append(self._open_unit).turns(memory_id, turns)
         version = await self.encode_pending(memory_id, report)
-        return Appended(new=sum(new), known=len(new) - sum(new), version=version)
+        return Appended(new=stored.new, known=stored.known, version=version)
 
     async def rebuild(self, memory_id: MemoryId, report: Report | None = None) -> int:
         """Encode all kept turns anew, for another generator or base model; the new version.
@@ -132,10 +133,13 @@ class Remember:
             head = await unit.memories.head(memory_id)
             pending = await unit.memories.pending_sessions(memory_id)
             stored = await unit.memories.state(memory_id)
+            is_late = self._is_sequential and await _has_late_turns(unit.memories, memory_id)
         if not pending:
             return head.version
         if stored is not None:
             self._encoder.fingerprint.require(stored.fingerprint, f"state of {memory_id.user}")
+            if is_late:
+                raise _CannotSubtractError
         change = await self._change(head.version, stored, pending, report, reason)
         async with self._open_unit() as unit:
             version = await unit.memories.write_version(memory_id, change)
@@ -154,54 +158,48 @@ class Remember:
         total = _Sum(await self._compute.run(self._encoder.empty_state), None, None)
         if stored is not None:
             total = _Sum(stored.closed, stored.open_update, stored.open_chunk)
-        # The session with the newest turn comes last, so that its last chunk stays open.
-        ordered = sorted(pending, key=lambda session: [turn.order for turn in session.turns][-1:])
-        wanted = [await self._compute.run(self._encoder.chunk, s.turns) for s in ordered]
         vanished: list[StoredChunk] = []
         appeared: list[Chunk] = []
-        for session, chunks in zip(ordered, wanted, strict=True):
+        for session in pending:
+            chunks = await self._compute.run(self._encoder.chunk, session.turns)
             kept = {chunk.digest for chunk in chunks}
             known = {chunk.digest for chunk in session.chunks}
-            gone = [chunk for chunk in session.chunks if chunk.digest not in kept]
-            for lost in gone:
-                await self._remove(total, lost, session.turns)
-            vanished += gone
+            for lost in session.chunks:
+                if lost.digest not in kept:
+                    await self._compute.run(self._remove, total, lost, session.turns)
+                    vanished.append(lost)
             appeared += [chunk for chunk in chunks if chunk.digest not in known]
         added: list[StoredChunk] = []
-        sequential = self._encoder.fingerprint.encoding == Encoding.SEQUENTIAL
-        for number, chunk in enumerate(appeared):
-            before = total.total() if sequential else None
-            update = await self._compute.run(self._encoder.encode, chunk, before)
-            total.append(update, chunk.digest)
-            added.append(
-                StoredChunk(
-                    session=chunk.session,
-                    digest=chunk.digest,
-                    update_digest=digest(update),
-                    turn_ids=chunk.turn_ids,
-                    tokens=sum(self._encoder.count_tokens(text) for text in chunk.texts),
-                )
-            )
+        for chunk in in_order_said(appeared, [turn for s in pending for turn in s.turns]):
+            added.append(await self._compute.run(self._add, total, chunk))
             if report is not None:
-                report(number + 1, len(appeared))
-        state = await self._compute.run(total.total)
+                report(len(added), len(appeared))
+        state, readouts = await self._compute.run(self._read_out, total)
         return NewVersion(
             expected_version=version,
             reason=reason,
-            state=StoredState(
-                fingerprint=self._encoder.fingerprint,
-                closed=total.closed,
-                open_update=total.open_update,
-                open_chunk=total.open_chunk,
-                digest=digest(state),
-            ),
-            readouts=await self._compute.run(self._encoder.read_out, state),
+            state=state,
+            readouts=readouts,
             appeared=added,
             vanished=vanished,
             sessions={session.name: session.revision for session in pending},
         )
 
-    async def _remove(self, total: _Sum, gone: StoredChunk, turns: Sequence[Turn]) -> None:
+    # The following run on the worker of `compute`.
+
+    def _add(self, total: _Sum, chunk: Chunk) -> StoredChunk:
+        """Encode a chunk and add its update; it becomes the open one."""
+        update = self._encoder.encode(chunk, total.total() if self._is_sequential else None)
+        total.append(update, chunk.digest)
+        return StoredChunk(
+            session=chunk.session,
+            digest=chunk.digest,
+            update_digest=digest(update),
+            turn_ids=chunk.turn_ids,
+            tokens=sum(self._encoder.count_tokens(text) for text in chunk.texts),
+        )
+
+    def _remove(self, total: _Sum, gone: StoredChunk, turns: Sequence[Turn]) -> None:
         """Take a chunk's update out of the sum: the open one is dropped, a closed one subtracted.
 
         Raises:
@@ -210,14 +208,33 @@ class Remember:
         if gone.digest == total.open_chunk:
             total.open_update = total.open_chunk = None
             return
-        if self._encoder.fingerprint.encoding != Encoding.INDEPENDENT:
+        if self._is_sequential:
             raise _CannotSubtractError  # later chunks were read with this one's adapter
         members = [turn for turn in turns if turn.id in gone.turn_ids]
-        candidates = await self._compute.run(self._encoder.chunk, members)
+        candidates = self._encoder.chunk(members)
         chunk = next((chunk for chunk in candidates if chunk.digest == gone.digest), None)
         if chunk is None:
             raise _CannotSubtractError
-        update = await self._compute.run(self._encoder.encode, chunk)
+        update = self._encoder.encode(chunk)
         if digest(update) != gone.update_digest:
             raise _CannotSubtractError
         total.closed = subtract(total.closed, update)
+
+    def _read_out(self, total: _Sum) -> tuple[StoredState, Tensor]:
+        """The state as it is stored, and its adapter."""
+        state = total.total()
+        stored = StoredState(
+            fingerprint=self._encoder.fingerprint,
+            closed=total.closed,
+            open_update=total.open_update,
+            open_chunk=total.open_chunk,
+            digest=digest(state),
+        )
+        return stored, self._encoder.read_out(state)
+
+
+async def _has_late_turns(memories: Memories, memory_id: MemoryId) -> bool:
+    """Tell whether a turn to encode was said before one that the state holds already."""
+    pending = await memories.pending_turn_ids(memory_id)
+    is_pending = [turn.id in pending for turn in await memories.turns(memory_id)]
+    return is_pending != sorted(is_pending)

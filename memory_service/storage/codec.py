@@ -17,12 +17,10 @@ from memory_service.domain.memory import Fingerprint
 from memory_service.domain.records import StoredState
 from memory_service.errors import IncompatibleState, InvalidInput, NumericalError
 from memory_service.generator.state import add, digest
+from memory_service.storage.failures import REBUILD
 
 FORMAT = "memory-service/1"
 """Name of this encoding of tensors."""
-
-REMEDY = "run `memory users rebuild USER` to encode the kept turns again"
-"""What helps against every damaged cache: the turns are kept."""
 
 _NARROW = (torch.int16, torch.int32)
 _READOUT_DTYPES = (torch.bfloat16, torch.float32)
@@ -97,29 +95,17 @@ def unpack_state(  # the columns of one row
     closed_sum = unpack_sum(closed, fingerprint, subject)
     update = None if open_update is None else unpack_sum(open_update, fingerprint, subject)
     if update is not None and update.shape != closed_sum.shape:
-        raise IncompatibleState(subject, "its two parts differ in shape", REMEDY)
+        raise IncompatibleState(subject, "its two parts differ in shape", REBUILD)
     try:
         total = closed_sum if update is None else add(closed_sum, update)
     except NumericalError as error:
-        raise IncompatibleState(subject, str(error), REMEDY) from error
+        raise IncompatibleState(subject, str(error), REBUILD) from error
     found = digest(total)
     if found != state_digest:
         raise IncompatibleState(
-            subject, f"its sum has digest {found[:12]} instead of {state_digest[:12]}", REMEDY
+            subject, f"its sum has digest {found[:12]} instead of {state_digest[:12]}", REBUILD
         )
     return StoredState(fingerprint, closed_sum, update, open_chunk, state_digest)
-
-
-def unpack_fingerprint(record: object, subject: str) -> Fingerprint:
-    """Read a stored fingerprint.
-
-    Raises:
-        IncompatibleState: its fields are not those this program knows.
-    """
-    try:
-        return Fingerprint(**record)  # type: ignore[arg-type]  # any mismatch is a TypeError
-    except TypeError as error:
-        raise IncompatibleState(subject, "its fingerprint has unknown fields", REMEDY) from error
 
 
 def _pack(logical: Tensor, stored: Tensor, fingerprint: Fingerprint) -> bytes:
@@ -148,7 +134,7 @@ def _unpack(
         written = {key: str(metadata[key]) for key in ("format", "fingerprint", "dtype", "shape")}
         content_digest = metadata["digest"]
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise IncompatibleState(subject, "its stored bytes are damaged", REMEDY) from error
+        raise IncompatibleState(subject, "its stored bytes are damaged", REBUILD) from error
     dtypes = {_name(dtype): dtype for dtype in logical}
     problem = ""
     if written["format"] != FORMAT:
@@ -164,7 +150,7 @@ def _unpack(
             f"its bytes were made by {written['fingerprint'][:12]} instead of {fingerprint.short}"
         )
     if problem:
-        raise IncompatibleState(subject, problem, REMEDY)
+        raise IncompatibleState(subject, problem, REBUILD)
     return tensor.to(dtypes[written["dtype"]])
 
 

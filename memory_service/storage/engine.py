@@ -26,6 +26,12 @@ from memory_service.errors import ConfigurationError
 BUSY_TIMEOUT_S = 5.0
 """How long a writer waits for another one before it gives up."""
 
+CONNECT_TIMEOUT_S = 10.0
+"""How long a PostgreSQL server may take to answer a new connection."""
+
+STATEMENT_TIMEOUT_S = 60.0
+"""How long one statement may take on PostgreSQL, before its connection is taken for dead."""
+
 _BEGIN = "memory_service_begin"
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
@@ -62,7 +68,12 @@ def create_engine(
     if not pooled:
         options["poolclass"] = NullPool
     if parsed.get_backend_name() == "postgresql":
-        return create_async_engine(parsed, pool_pre_ping=pooled, **options)
+        # Only migrations may take long.
+        timeouts = {
+            "timeout": CONNECT_TIMEOUT_S,
+            "command_timeout": STATEMENT_TIMEOUT_S if pooled else None,
+        }
+        return create_async_engine(parsed, connect_args=timeouts, pool_pre_ping=pooled, **options)
     _create_folder(parsed)
     engine = create_async_engine(parsed, connect_args={"timeout": busy_timeout_s}, **options)
     pragmas = (

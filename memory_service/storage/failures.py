@@ -24,6 +24,9 @@ from memory_service.errors import (
 UPGRADE = "run `memory db upgrade`"
 """What brings a database to this program's tables."""
 
+REBUILD = "run `memory users rebuild USER` to encode the kept turns again"
+"""What helps against every damaged state or adapter: they are caches, the turns are kept."""
+
 _RETRY = "try again; if it stays locked, stop the other process that writes to it"
 _FREE_SPACE = "free disk space, or move the database to a larger disk"
 _RESTORE = "restore it from a backup; the damaged file is left as it is"
@@ -57,6 +60,7 @@ _POSTGRES_SETTINGS = {
     "42501": ("does not let this user do that", "grant the user its rights"),
 }
 _UNMIGRATED = {"42P01", "42703"}
+_OCCUPIED = {"42P07", "42P06"}
 _CROSSED = {"40001", "40P01"}
 
 
@@ -104,12 +108,15 @@ def _translate(error: DBAPIError | sqlite3.Error, place: str) -> MemoryServiceEr
         return StateConflict("memory", "another writer changed it meanwhile; read it and retry")
     if isinstance(error, ProgrammingError | DataError | NotSupportedError):
         return None
-    return Unavailable("database", f"the {place} failed ({type(cause).__name__})", _START)
+    what = str(cause) if isinstance(cause, sqlite3.Error) else type(cause).__name__
+    return Unavailable("database", f"the {place} failed ({what})", "try again")
 
 
 def _of_sqlite(message: str, place: str) -> MemoryServiceError | None:
     if "no such table" in message or "no such column" in message:
         return _unmigrated(place)
+    if "already exists" in message:
+        return _occupied(place)
     if "unable to open" in message:
         return ConfigurationError("database_url", f"the {place} cannot be opened", _WRITABLE)
     for part, problem, remedy in _SQLITE:
@@ -121,6 +128,8 @@ def _of_sqlite(message: str, place: str) -> MemoryServiceError | None:
 def _of_postgres(state: str, place: str) -> MemoryServiceError | None:
     if state in _UNMIGRATED:
         return _unmigrated(place)
+    if state in _OCCUPIED:
+        return _occupied(place)
     if state in _CROSSED:
         return StateConflict("memory", "two writers crossed; read it and retry")
     for key in (state, state[:2]):
@@ -135,3 +144,9 @@ def _of_postgres(state: str, place: str) -> MemoryServiceError | None:
 
 def _unmigrated(place: str) -> ConfigurationError:
     return ConfigurationError("database", f"the {place} lacks tables of this program", UPGRADE)
+
+
+def _occupied(place: str) -> ConfigurationError:
+    return ConfigurationError(
+        "database_url", f"the {place} holds tables of another program", "use an empty database"
+    )

@@ -1,9 +1,9 @@
 """One transaction: reads see one snapshot until the first write, writes see the newest rows."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from sqlalchemy import Executable, Insert, Row, Select, Table, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -15,6 +15,7 @@ from memory_service.storage.engine import Purpose, describe, transaction_options
 from memory_service.storage.failures import translated
 
 Ts = TypeVarTuple("Ts")
+_Answer = TypeVar("_Answer")
 
 
 class Transaction:
@@ -37,7 +38,7 @@ class Transaction:
         """Run a query and fetch its rows."""
         await self._begin(Purpose.READING)
         with translated(self.place):
-            return (await self._session.execute(statement)).all()
+            return (await _settled(self._session.execute(statement))).all()
 
     async def lock(self, statement: Select[*Ts]) -> Row[*Ts] | None:
         """Begin writing and lock the row that the query names; None where there is none.
@@ -46,7 +47,7 @@ class Transaction:
         """
         await self._begin(Purpose.WRITING)
         with translated(self.place):
-            return (await self._session.execute(statement)).one_or_none()
+            return (await _settled(self._session.execute(statement))).one_or_none()
 
     async def write(
         self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None
@@ -57,7 +58,7 @@ class Transaction:
         """
         await self._begin(Purpose.WRITING)
         with translated(self.place):
-            result = await self._session.execute(statement, rows)
+            result = await _settled(self._session.execute(statement, rows))
         return result.rowcount if isinstance(result, CursorResult) else 0
 
     async def insert_missing(self, table: Table, values: Mapping[str, Any]) -> None:
@@ -76,27 +77,29 @@ class Transaction:
     async def commit(self) -> None:
         """Make everything durable; the next statement begins a new transaction."""
         with translated(self.place):
-            await self._session.commit()
-        self._purpose = None
-        if self._erased and self._backend == "sqlite":
-            await self._truncate_log()
-        self._erased = False
+            await _settled(self._commit())
 
     async def close(self) -> None:
-        """Roll back what was not committed; a cancelled request cannot interrupt this."""
+        """Roll back what was not committed."""
         with translated(self.place):
-            await asyncio.shield(asyncio.ensure_future(self._session.close()))
+            await _settled(self._session.close())
 
     async def _begin(self, purpose: Purpose) -> None:
         if self._purpose in {purpose, Purpose.WRITING}:
             return
         with translated(self.place):
             if self._purpose is not None:
-                await self._session.rollback()
-            await self._session.connection(
-                execution_options=transaction_options(self._backend, purpose)
-            )
+                await _settled(self._session.rollback())
+            options = transaction_options(self._backend, purpose)
+            await _settled(self._session.connection(execution_options=options))
         self._purpose = purpose
+
+    async def _commit(self) -> None:
+        await self._session.commit()
+        self._purpose = None
+        if self._erased and self._backend == "sqlite":
+            await self._truncate_log()
+        self._erased = False
 
     async def _truncate_log(self) -> None:
         """Copy the log into the file and empty it: it still holds the pages before the deletion.
@@ -108,3 +111,21 @@ class Transaction:
         with suppress(DBAPIError):
             async with self._engine.execution_options(**options).connect() as connection:
                 await connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+
+
+async def _settled(work: Awaitable[_Answer]) -> _Answer:
+    """Await database work to its end, also when the request is cancelled meanwhile.
+
+    Statements are short. Interrupting one leaves a connection in an unknown state, and on SQLite a
+    thread that answers to nobody.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # retrieved, so that nobody warns of it
+        raise

@@ -4,20 +4,32 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from types import ModuleType
 from typing import Any
 
-from sqlalchemy import and_, bindparam, case, delete, func, insert, or_, select, update
-
-from memory_service.domain.memory import MemoryId
-from memory_service.domain.records import NewVersion, StoredAdapter, StoredChunk, StoredState
-from memory_service.errors import NotFound
-from memory_service.storage.codec import (
-    pack_readouts,
-    pack_state,
-    unpack_fingerprint,
-    unpack_readouts,
-    unpack_state,
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
 )
+
+from memory_service.domain.memory import Fingerprint, MemoryId
+from memory_service.domain.records import (
+    NewVersion,
+    StoredAdapter,
+    StoredChunk,
+    StoredSizes,
+    StoredState,
+)
+from memory_service.errors import IncompatibleState, NotFound
+from memory_service.storage.failures import REBUILD
 from memory_service.storage.queries import (
     CURRENT,
     PENDING,
@@ -33,6 +45,7 @@ from memory_service.storage.tables import (
     ChunkRow,
     SessionRow,
     StateRow,
+    TurnRow,
     UserRow,
     VersionRow,
 )
@@ -58,6 +71,32 @@ class Versions(Queries):
             or_(CURRENT, ChunkRow.removed_version > wanted),
         )
 
+    async def sizes(self, memory_id: MemoryId) -> StoredSizes:
+        """How much is stored of a user, in one round trip.
+
+        Raises:
+            NotFound: the user is unknown.
+        """
+        user_id, _ = await self._find(memory_id)
+
+        def of_user(value: ColumnElement[int], table: Any, *conditions: Any) -> Any:
+            query = select(func.coalesce(value, 0)).select_from(table)
+            return query.where(table.user_id == user_id, *conditions).scalar_subquery()
+
+        state_bytes = func.length(StateRow.closed) + func.coalesce(
+            func.length(StateRow.open_update), 0
+        )
+        rows = await self._transaction.read(
+            select(
+                of_user(func.count(), SessionRow),
+                of_user(func.count(), ChunkRow, CURRENT),
+                of_user(func.sum(func.length(TurnRow.text)), TurnRow),
+                of_user(func.sum(state_bytes), StateRow),
+                of_user(func.sum(func.length(AdapterRow.readouts)), AdapterRow),
+            )
+        )
+        return StoredSizes(*(int(value) for value in rows[0]))
+
     async def state(self, memory_id: MemoryId) -> StoredState | None:
         """The newest state, None before the first version.
 
@@ -79,9 +118,10 @@ class Versions(Queries):
             return None
         closed, open_update, open_chunk, fingerprint, digest = rows[0]
         subject = f"state of user {memory_id.user}"
-        maker = unpack_fingerprint(fingerprint, subject)
+        maker = _fingerprint(fingerprint, subject)
+        codec = await asyncio.to_thread(_codec)
         return await asyncio.to_thread(
-            unpack_state, closed, open_update, open_chunk, maker, digest, subject
+            codec.unpack_state, closed, open_update, open_chunk, maker, digest, subject
         )
 
     async def adapter(self, memory_id: MemoryId, version: int | None = None) -> StoredAdapter:
@@ -111,7 +151,8 @@ class Versions(Queries):
         if data is None:
             return kept
         subject = f"adapter {memory_id.user}@{wanted}"
-        readouts = await asyncio.to_thread(unpack_readouts, data, kept.fingerprint, subject)
+        codec = await asyncio.to_thread(_codec)
+        readouts = await asyncio.to_thread(codec.unpack_readouts, data, kept.fingerprint, subject)
         return replace(kept, readouts=readouts)
 
     async def adapters(
@@ -136,9 +177,10 @@ class Versions(Queries):
             NotFound: the user is unknown.
             StateConflict: someone else wrote a version first; read again and retry.
         """
-        closed, open_update = await asyncio.to_thread(pack_state, change.state)
+        codec = await asyncio.to_thread(_codec)
+        closed, open_update = await asyncio.to_thread(codec.pack_state, change.state)
         fingerprint = change.state.fingerprint
-        readouts = await asyncio.to_thread(pack_readouts, change.readouts, fingerprint)
+        readouts = await asyncio.to_thread(codec.pack_readouts, change.readouts, fingerprint)
         version = change.expected_version + 1
         user_id = await self._advance(memory_id, change.expected_version)
         await self._replace_chunks(memory_id, user_id, version, change)
@@ -292,6 +334,21 @@ class Versions(Queries):
             )
 
 
+def _codec() -> ModuleType:
+    """Import the codec late: it needs torch, and listing turns must not wait for that."""
+    from memory_service.storage import codec  # noqa: PLC0415
+
+    return codec
+
+
+def _fingerprint(record: object, subject: str) -> Fingerprint:
+    """Read a stored fingerprint; its fields may be those of another program version."""
+    try:
+        return Fingerprint(**record)  # type: ignore[arg-type]  # any mismatch is a TypeError
+    except TypeError as error:
+        raise IncompatibleState(subject, "its fingerprint has unknown fields", REBUILD) from error
+
+
 def _known(memory_id: MemoryId, version: int, newest: int) -> int:
     if not 1 <= version <= newest:
         raise NotFound("version", f"{memory_id.user}@{version}", f"the newest is {newest}")
@@ -301,7 +358,7 @@ def _known(memory_id: MemoryId, version: int, newest: int) -> int:
 def _adapter(memory_id: MemoryId, row: VersionRow) -> StoredAdapter:
     return StoredAdapter(
         version=row.version,
-        fingerprint=unpack_fingerprint(row.fingerprint, f"adapter {memory_id.user}@{row.version}"),
+        fingerprint=_fingerprint(row.fingerprint, f"adapter {memory_id.user}@{row.version}"),
         reason=row.reason,
         created_at=row.created_at,
         state_digest=row.state_digest,

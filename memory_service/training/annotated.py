@@ -6,6 +6,9 @@ from pathlib import Path
 
 from memory_service.errors import ConfigurationError, InvalidInput, NotFound
 
+TRAINABLE_SPLITS = ("train", "test")
+"""Of Multi-Session Chat, whose validation split is the evaluation."""
+
 
 @dataclass(frozen=True)
 class AnnotatedLine:
@@ -30,12 +33,17 @@ def read_annotated(path: Path) -> list[AnnotatedDialogue]:
     Raises:
         NotFound: there is no such file.
         InvalidInput: a line is not such a dialogue.
-        ConfigurationError: it holds evaluation data, which must never be trained on.
+        ConfigurationError: it holds evaluation data, which must never be trained on, or it cannot
+            be read.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise NotFound("dialogue file", str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            "dialogues", f"{path} cannot be read ({error})", "give a JSON Lines file"
+        ) from error
     dialogues = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -49,15 +57,15 @@ def read_annotated(path: Path) -> list[AnnotatedDialogue]:
                 )
                 for session in record["sessions"]
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInput(
                 f"line {number}", line, f"is no annotated dialogue ({error})"
             ) from None
-        if split == "valid":
+        if split not in TRAINABLE_SPLITS:
             raise ConfigurationError(
                 "dialogues",
-                f"{path} line {number} is of the validation split",
-                "train on the test split only: the validation split is for evaluation",
+                f"{path} line {number} is of the split {split!r}",
+                f"train on {' or '.join(TRAINABLE_SPLITS)} only: the others are for evaluation",
             )
         dialogues.append(AnnotatedDialogue(str(record["id"]), sessions))
     return dialogues

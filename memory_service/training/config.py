@@ -1,6 +1,7 @@
 """What a training run is: one JSON file, kept beside its checkpoints."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,16 @@ from typing import Any
 from memory_service.errors import ConfigurationError, NotFound
 from memory_service.generator.config import GeneratorConfig
 
+_REMEDY = "compare it with memory_service/training/configs"
+_SPANS = ("facts", "sessions", "chatter")
+
 
 @dataclass(frozen=True)
 class Phase:
-    """What a step holds until `until_step`: people, questions about each, and their ranges."""
+    """What a step holds until `until_step`, and the ranges from which people are drawn.
+
+    A step asks `people * questions` questions, also where its source gives fewer people.
+    """
 
     until_step: int
     people: int
@@ -19,6 +26,22 @@ class Phase:
     facts: tuple[int, int]
     sessions: tuple[int, int]
     chatter: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        for name in ("until_step", "people", "questions"):
+            value = getattr(self, name)
+            _require(_is_whole(value) and value >= 1, name, value, "a whole number above 0")
+        for name, lowest in (("facts", 0), ("sessions", 1)):
+            span = getattr(self, name)
+            _require(
+                _is_span(span, lowest) and all(_is_whole(bound) for bound in span),
+                name,
+                span,
+                f"two whole numbers from {lowest} on, the lower one first",
+            )
+        _require(
+            _is_span(self.chatter, 0), "chatter", self.chatter, "two numbers, the lower one first"
+        )
 
 
 @dataclass(frozen=True)
@@ -41,6 +64,24 @@ class TrainingConfig:
     dialogue_share: float = 0.0
     initial: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("base_model", "dialogues", "initial"):
+            value = getattr(self, name)
+            is_text = isinstance(value, str) or (value is None and name != "base_model")
+            _require(is_text, name, value, "a string")
+        for name, lowest in (("seed", 0), ("steps", 1), ("warmup_steps", 0)):
+            value = getattr(self, name)
+            _require(
+                _is_whole(value) and value >= lowest, name, value, f"a whole number from {lowest}"
+            )
+        for name in ("learning_rate", "value_weight"):
+            value = getattr(self, name)
+            _require(_is_number(value) and value > 0, name, value, "a number above 0")
+        share = self.dialogue_share
+        _require(_is_number(share) and 0 <= share <= 1, "dialogue_share", share, "from 0 to 1")
+        ends = [phase.until_step for phase in self.phases]
+        _require(bool(ends) and ends == sorted(set(ends)), "phases", ends, "one or more, in order")
+
     def phase(self, step: int) -> Phase:
         """The phase that a step belongs to; the last one never ends."""
         return next((phase for phase in self.phases if step < phase.until_step), self.phases[-1])
@@ -62,24 +103,13 @@ class TrainingConfig:
             content: dict[str, Any] = json.loads(text)
             generator = GeneratorConfig.from_json(json.dumps(content.pop("generator")))
             phases = tuple(
-                Phase(
-                    until_step=phase["until_step"],
-                    people=phase["people"],
-                    questions=phase["questions"],
-                    facts=tuple(phase["facts"]),
-                    sessions=tuple(phase["sessions"]),
-                    chatter=tuple(phase["chatter"]),
-                )
+                Phase(**{**phase, **{span: tuple(phase[span]) for span in _SPANS}})
                 for phase in content.pop("phases")
             )
-            if not phases:
-                raise ValueError("phases is empty")
             return cls(generator=generator, phases=phases, **content)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(
-                "training config",
-                f"cannot be read ({type(error).__name__}: {error})",
-                "compare it with memory_service/training/configs",
+                "training config", f"cannot be read ({type(error).__name__}: {error})", _REMEDY
             ) from error
 
 
@@ -91,6 +121,34 @@ def load_training_config(path: Path) -> TrainingConfig:
         ConfigurationError: it is not a training config.
     """
     try:
-        return TrainingConfig.from_json(path.read_text())
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise NotFound("training config", str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            "training config", f"{path} cannot be read ({error})", _REMEDY
+        ) from error
+    return TrainingConfig.from_json(text)
+
+
+def _require(is_good: bool, field: str, value: object, wanted: str) -> None:
+    if not is_good:
+        raise ConfigurationError(
+            "training config", f"{field} is {value!r} and must be {wanted}", _REMEDY
+        )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_span(span: tuple[object, ...], lowest: int) -> bool:
+    """Two numbers, the lower one first and not below `lowest`."""
+    match span:
+        case (int() | float() as low, int() | float() as high):
+            return _is_number(low) and _is_number(high) and lowest <= low <= high
+    return False

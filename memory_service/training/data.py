@@ -4,14 +4,18 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from memory_service.domain.chunks import chunk_session
+from memory_service.domain.messages import Message
 from memory_service.domain.turns import Role, Turn, parse_time
+from memory_service.errors import InvalidInput
+from memory_service.inference.base_models import BaseModel
+from memory_service.inference.tokens import Tokens
 from memory_service.training.annotated import AnnotatedDialogue, read_annotated
 from memory_service.training.config import TrainingConfig
 from memory_service.training.dialogue_facts import questions_from_fact
@@ -57,16 +61,10 @@ class Batch:
 class Collator:
     """Renders episodes with the product's chunking and chat template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, base: BaseModel, config: TrainingConfig) -> None:
+        self._tokenizer = base.tokenizer
+        self._tokens = Tokens(base)
         self._config = config
-        marker = "\N{BULLET}"
-        rendered = str(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": marker}], tokenize=False, add_generation_prompt=True
-            )
-        )
-        self._before, _, self._after = rendered.partition(marker)
 
     def batch(self, episodes: Sequence[Episode], questions: int, rng: random.Random) -> Batch:
         """Turn people into tensors; each is asked `questions` questions."""
@@ -83,15 +81,15 @@ class Collator:
         sessions: dict[str, list[Turn]] = {}
         for turn in turns:
             sessions.setdefault(turn.session, []).append(turn)
-        budget = self._config.generator.encoding.chunk_tokens
+        budget = self._config.generator.encoding.chunk_tokens - len(self._tokens.begin)
         return [
-            [token for text in chunk.texts for token in self._ids(text)]
+            self._tokens.chunk_ids(chunk.texts)
             for session in sessions.values()
-            for chunk in chunk_session(session, budget, lambda text: len(self._ids(text)))
+            for chunk in chunk_session(session, budget, lambda text: len(self._tokens.ids(text)))
         ]
 
     def _row(self, question: Question) -> "_Row":
-        prompt = self._ids(self._before + question.text + self._after)
+        prompt = self._tokens.prompt_ids([Message("user", question.text)])
         encoded = self._tokenizer(
             question.answer, add_special_tokens=False, return_offsets_mapping=True
         )
@@ -100,10 +98,6 @@ class Collator:
         is_value = [first < end and last > start for first, last in encoded["offset_mapping"]]
         eos = int(self._tokenizer.eos_token_id)
         return _Row(prompt, [*encoded["input_ids"], eos], [*is_value, False])
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
 
 
 def people_source(config: TrainingConfig, split: Split) -> MakeEpisodes:
@@ -127,15 +121,29 @@ def people_source(config: TrainingConfig, split: Split) -> MakeEpisodes:
 
 
 def dialogue_source(config: TrainingConfig, path: Path) -> MakeEpisodes:
-    """Annotated real dialogues: one to three sessions, either speaker as the user."""
+    """Annotated real dialogues: some of their sessions, either speaker as the user.
+
+    A step takes half as many people as of synthetic ones: real sessions are longer.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidInput: it holds no dialogues, or none that states a fact that can be asked.
+        ConfigurationError: it cannot be read, or holds evaluation data.
+    """
     dialogues = read_annotated(path)
 
     def make(rng: random.Random, step: int) -> list[Episode]:
-        count = rng.randint(1, 3)
-        return [
+        phase = config.phase(step)
+        count = rng.randint(*phase.sessions)
+        episodes = (
             _dialogue_episode(rng, dialogue, count)
-            for dialogue in rng.sample(dialogues, config.phase(step).people)
-        ]
+            for dialogue in rng.sample(dialogues, len(dialogues))
+        )
+        able = (episode for episode in episodes if episode.questions)
+        chosen = list(islice(able, max(1, phase.people // 2)))
+        if not chosen:
+            raise InvalidInput("dialogues", str(path), "states no fact that can be asked")
+        return chosen
 
     return make
 
@@ -145,7 +153,8 @@ def swap_pairs(
 ) -> tuple[list[Episode], list[Episode]]:
     """Fresh test people and, for each, another with the same kinds of facts and other values."""
     own = people_source(config, Split.TEST)(rng, step)
-    return own, [twin(rng, Split.TEST, episode) for episode in own]
+    chatter = rng.uniform(*config.phase(step).chatter)
+    return own, [twin(rng, Split.TEST, episode, chatter=chatter) for episode in own]
 
 
 def mixed(first: MakeEpisodes, second: MakeEpisodes, share_of_second: float) -> MakeEpisodes:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from types import FrameType
 
 import structlog
@@ -28,6 +29,7 @@ from memory_service.training.data import (
     people_source,
     swap_pairs,
 )
+from memory_service.training.initial import tie_to_base_model
 from memory_service.training.objective import answer_loss, read_outs
 from memory_service.training.people import Split
 
@@ -68,7 +70,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.generator = self._initial_generator()
         self._injector = Injector(base.model, self.generator)
-        self._collator = Collator(base.tokenizer, config)
+        self._collator = Collator(base, config)
         self._make = self._source()
         self._optimizer = torch.optim.AdamW(
             self.generator.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0
@@ -135,28 +137,30 @@ class Trainer:
 
         Raises:
             NotFound: there is none.
-            ConfigurationError: it belongs to another generator.
+            ConfigurationError: it is damaged, or belongs to another generator.
         """
         path = self.directory / "checkpoint.pt"
         if not path.exists():
             raise NotFound("checkpoint", str(path), "start the run with `memory train CONFIG`")
-        content = torch.load(path, weights_only=True)
         try:
+            content = torch.load(path, weights_only=True)
             self.generator.load_state_dict(content["generator"])
             self._optimizer.load_state_dict(content["optimizer"])
-        except (RuntimeError, ValueError) as error:
+            self.step = content["step"]
+            self.questions = content["questions"]
+            self.tokens = content["tokens"]
+        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
             raise ConfigurationError(
                 "checkpoint", f"{path} does not fit config.json ({error})", "start a new run"
             ) from error
-        self.step = content["step"]
-        self.questions = content["questions"]
-        self.tokens = content["tokens"]
 
     def _train_step(self, started: float) -> Progress:
         begun = time.monotonic()
         rng = random.Random(f"{self.config.seed}-train-{self.step}")  # noqa: S311  # not security
-        questions = self.config.phase(self.step).questions
-        batch = self._collator.batch(self._make(rng, self.step), questions, rng)
+        phase = self.config.phase(self.step)
+        episodes = self._make(rng, self.step)
+        asked_of_each = phase.people * phase.questions // len(episodes)
+        batch = self._collator.batch(episodes, asked_of_each, rng)
         rate = self._learning_rate()
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -213,7 +217,9 @@ class Trainer:
 
     def _initial_generator(self) -> Generator:
         if self.config.initial is None:
-            return Generator(self.config.generator)
+            untrained = Generator(self.config.generator)
+            tie_to_base_model(untrained, self._base.model)
+            return untrained
         generator = load_generator(Path(self.config.initial))
         if generator.config != self.config.generator:
             raise ConfigurationError(

@@ -1,5 +1,6 @@
 """Turns, sessions and users, on both databases."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -140,6 +141,25 @@ async def test_a_conflict_stores_nothing_even_if_it_is_swallowed(open_unit: Open
         await unit.commit()
     async with open_unit() as unit:
         assert await unit.memories.turns(ANN) == [turn(1)]
+
+
+@pytest.mark.parametrize("known_user", [False, True])
+async def test_the_same_turn_from_two_requests_at_once_is_one_turn(
+    open_unit: OpenUnit, known_user: bool
+) -> None:
+    if known_user:
+        await add(open_unit, turn(0))
+    async with open_unit() as unit:
+        assert await unit.memories.add_turns(ANN, [turn(1), turn(2)]) == [True, True]
+        same = asyncio.create_task(add(open_unit, turn(2), turn(1), turn(3)))
+        other = asyncio.create_task(add(open_unit, turn(1, text="another")))
+        await asyncio.sleep(0.1)
+        assert not same.done()
+        assert not other.done()
+        await unit.commit()
+    assert await same == [False, False, True]
+    with pytest.raises(StateConflict, match="already known with another text"):
+        await other
 
 
 async def test_the_same_ids_of_two_users_and_tenants_are_apart(open_unit: OpenUnit) -> None:
@@ -315,6 +335,7 @@ async def test_every_query_of_an_unknown_user_says_so(open_unit: OpenUnit, kind:
             memories.pending_sessions(who),
             memories.chunks(who),
             memories.mark_all_pending(who),
+            memories.sizes(who),
             memories.state(who),
             memories.adapter(who),
             memories.adapters(who),

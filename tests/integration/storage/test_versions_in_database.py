@@ -176,6 +176,21 @@ async def test_a_version_writes_only_what_changed(open_unit: OpenUnit, engine: A
         assert changed == 1
 
 
+async def test_sizes_are_those_of_what_is_kept(open_unit: OpenUnit) -> None:
+    seen = await append(open_unit, 1, 2)
+    async with open_unit() as unit:
+        empty = await unit.memories.sizes(ANN)
+        assert (empty.sessions, empty.chunks, empty.state_bytes) == (1, 0, 0)
+        assert empty.text_chars == len(turn(1).text) + len(turn(2).text)
+    kept = state(1, open_chunk=chunk(2).digest)
+    await write(open_unit, replace(change(0, seen, appeared=[chunk(1), chunk(2)]), state=kept))
+    async with open_unit() as unit:
+        sizes = await unit.memories.sizes(ANN)
+        assert sizes.chunks == 2
+        assert sizes.state_bytes > 2 * 2 * kept.closed.numel()  # two parts of int16
+        assert sizes.adapters_bytes == (await unit.memories.adapter(ANN)).size_bytes
+
+
 async def test_of_two_writers_one_wins_and_the_other_is_told(open_unit: OpenUnit) -> None:
     seen = await append(open_unit, 1)
 

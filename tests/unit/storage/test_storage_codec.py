@@ -14,7 +14,6 @@ from memory_service.storage.codec import (
     pack_readouts,
     pack_state,
     pack_sum,
-    unpack_fingerprint,
     unpack_readouts,
     unpack_state,
     unpack_sum,
@@ -164,9 +163,3 @@ def test_parts_that_do_not_add_up_to_the_digest_are_refused() -> None:
         unpacked(state, closed, pack_sum(part.reshape(2, 3, 1), FINGERPRINT))
     with pytest.raises(IncompatibleState, match="limit of int64"):
         unpacked(state, closed, pack_sum(torch.full((1, 2, 3), 2**62), FINGERPRINT))
-
-
-def test_a_fingerprint_with_unknown_fields_is_refused() -> None:
-    for record in ({"generator": "g"}, {"colour": "blue"}, None, 7):
-        with pytest.raises(IncompatibleState, match="unknown fields"):
-            unpack_fingerprint(record, SUBJECT)

@@ -60,6 +60,11 @@ def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
         create_engine(f"sqlite:///{tmp_path}/file/folder/memory.db")
 
 
+def test_statements_in_errors_come_without_what_people_said() -> None:
+    for url in ("sqlite:///memory.db", "postgresql://host/db"):
+        assert create_engine(url).sync_engine.hide_parameters
+
+
 def test_uris_of_sqlite_itself_are_left_alone() -> None:
     assert sqlite_file(parse_url("sqlite:///file:x.db?mode=ro&uri=true")) is None
 
@@ -83,7 +88,9 @@ class PostgresError(Exception):
         (sqlite3.OperationalError("no such table: users"), ConfigurationError, "memory db upgrade"),
         (sqlite3.OperationalError("no such column: x"), ConfigurationError, "memory db upgrade"),
         (sqlite3.OperationalError("unable to open database file"), ConfigurationError, "opened"),
-        (sqlite3.OperationalError("something new"), Unavailable, "OperationalError"),
+        (sqlite3.OperationalError("something new"), Unavailable, "something new"),
+        (sqlite3.OperationalError("table users already exists"), ConfigurationError, "empty"),
+        (PostgresError("42P07"), ConfigurationError, "empty"),
         (PostgresError("42P01"), ConfigurationError, "memory db upgrade"),
         (PostgresError("42501"), ConfigurationError, "rights"),
         (PostgresError("28P01"), ConfigurationError, "correct user and password"),

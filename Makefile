@@ -1,0 +1,67 @@
+# Needs python3.11, gcc, make and a package index; everything else is installed into .venv.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+INSTALLED := .venv/.installed
+INSTALLED_DEV := .venv/.installed-dev
+MYPY_PATH := build/mypy
+
+# Waiting threads that spin slow down whatever else runs on the machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help demo setup model test check fix docs
+
+help:
+	@echo "make demo    a dialogue into a memory, its questions four ways side by side"
+	@echo "             (DATA=FILE ROW=ID for a dialogue of yours)"
+	@echo "make setup   everything needed to work on it, in .venv"
+	@echo "make test    install what is missing and run every test"
+	@echo "make check   format, lint, types, import contracts, freshness of the docs"
+	@echo "make fix     what can be corrected by itself"
+	@echo "make docs    write the generated pages of docs/ again"
+
+demo: $(INSTALLED)
+	@$(BIN)/memory demo $(if $(DATA),--data '$(DATA)') $(if $(ROW),--row '$(ROW)')
+
+setup: $(INSTALLED_DEV)
+
+# Tests of the real base model skip themselves without it, so go on where it cannot be had.
+model: $(INSTALLED)
+	@$(BIN)/memory models pull || echo "no base model: its tests will be skipped"
+
+test: $(INSTALLED_DEV) model
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED_DEV) $(MYPY_PATH)/memory_cli
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	MYPYPATH=$(MYPY_PATH) $(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+fix: $(INSTALLED_DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(INSTALLED_DEV)
+	$(BIN)/python docs/generate.py
+
+$(BIN)/python:
+	@echo "creating .venv"
+	@$(PYTHON) -m venv .venv
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing (a few minutes the first time)"
+	$(INSTALL) -e .
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	@echo "installing what development needs"
+	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+# The folder cli is the package memory_cli: mypy finds it under that name here.
+$(MYPY_PATH)/memory_cli:
+	@mkdir -p $(MYPY_PATH)
+	@ln -sfn ../../cli $@

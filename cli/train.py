@@ -1,0 +1,82 @@
+"""`memory train`: start and resume a generator's training."""
+
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memory_cli import output
+from memory_service.bootstrap import make_trainer
+from memory_service.errors import NotFound, StateConflict
+from memory_service.settings import read_settings
+
+if TYPE_CHECKING:
+    from memory_service.training.loop import Progress
+
+app = typer.Typer(help="Train a generator.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("start")
+def start_training(
+    config: Annotated[
+        str,
+        typer.Argument(metavar="CONFIG", help="A JSON file, or the name of one in the package."),
+    ],
+    directory: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where checkpoints and the log go.")
+    ],
+) -> None:
+    """Train a generator; Ctrl-C stops after the step and keeps a checkpoint."""
+    if (directory / "checkpoint.pt").exists():
+        raise StateConflict(
+            str(directory), "a run is there already; use `memory train resume`, or another folder"
+        )
+    _train(_config_path(config), directory, resume=False)
+
+
+@app.command("resume")
+def resume_training(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the run.")],
+) -> None:
+    """Continue a run from its last checkpoint."""
+    if not (directory / "config.json").exists():
+        raise NotFound("training run", str(directory), "start one with `memory train start`")
+    _train(directory / "config.json", directory, resume=True)
+
+
+def _train(config_path: Path, directory: Path, *, resume: bool) -> None:
+    from memory_service.logs import configure_logs
+    from memory_service.training.config import load_training_config
+
+    settings = read_settings()
+    configure_logs(settings.log_format, settings.log_level)
+    config = load_training_config(config_path)
+    with output.waiting("starting") as report:
+        trainer = make_trainer(settings, config, directory, report)
+        if resume:
+            trainer.restore()
+    with output.training(config.steps) as show:
+        finished = trainer.run(lambda progress: show(progress.step, _numbers(progress)))
+    if not finished:
+        raise KeyboardInterrupt(
+            f"stopped at step {trainer.step:,} of {config.steps:,}; "
+            f"`memory train resume {directory}` continues"
+        )
+    output.show_line(str(directory / "generator.safetensors"))
+
+
+def _numbers(progress: "Progress") -> dict[str, float]:
+    """What a person watches: losses in nats."""
+    numbers = {"loss": progress.loss}
+    if progress.own_nll is not None and progress.swap_gap is not None:
+        numbers |= {"own": progress.own_nll, "swap gap": progress.swap_gap}
+    return numbers
+
+
+def _config_path(name: str) -> Path:
+    """A config by path, or by name among those of the package."""
+    shipped = Path(str(resources.files("memory_service"))) / "training" / "configs"
+    if not Path(name).exists() and (shipped / f"{name}.json").is_file():
+        return shipped / f"{name}.json"
+    return Path(name)

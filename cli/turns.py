@@ -1,0 +1,194 @@
+"""`memory turns`: append and list."""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, cast
+
+import typer
+
+from memory_cli import output
+from memory_cli.jsonl import Line, Source, read_turns
+from memory_cli.opening import Opened, opened_service, opened_store
+from memory_cli.options import Json, User
+from memory_service.bootstrap import Store
+from memory_service.domain.memory import MemoryId
+from memory_service.domain.turns import new_turn, parse_role
+from memory_service.errors import InvalidInput, MemoryServiceError, StateConflict
+from memory_service.services.append import Stored
+from memory_service.services.inspect import KeptTurn
+from memory_service.settings import Settings, read_settings
+
+app = typer.Typer(
+    help="Append turns to a memory, and list them.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.command("append")
+def append_turns(
+    user: User,
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="One turn's text. Without it, turns are read from standard input, one JSON object "
+            'a line: {"text", "role", "session", "time", "id"}; only text is required.',
+        ),
+    ] = None,
+    role: Annotated[
+        str, typer.Option(metavar="ROLE", help="Who said it: user or assistant.")
+    ] = "user",
+    session: Annotated[
+        str, typer.Option(metavar="NAME", help="The sitting it belongs to.")
+    ] = "default",
+    time: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="When it was said (ISO 8601); now unless given."),
+    ] = None,
+    turn_id: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            metavar="ID",
+            help="Its id: the same id again is the same turn. A new one if none.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Append turns to USER's memory and encode them into the adapter.
+
+    A turn is stored before anything is encoded. With JSON lines, the good lines before a bad one
+    stay stored, and --role and --session stand in for what a line does not say.
+    """
+    settings = read_settings()
+    memory_id = MemoryId(user, settings.tenant)
+    if text is not None:
+        turn = new_turn(text, role=role, session=session, time=time, turn_id=turn_id)
+        with opened_store(settings) as store:
+            undated = {turn.id} if time is None else set()
+            stored = store.run(store.it.append.turns(memory_id, [turn], undated))
+    else:
+        if time is not None or turn_id is not None:
+            raise typer.BadParameter("--time and --id go with one TEXT, not with JSON lines")
+        if sys.stdin is None or sys.stdin.isatty():
+            raise typer.BadParameter("give a TEXT, or JSON lines on standard input")
+        defaults = {"role": parse_role(role).value, "session": session}
+        with opened_store(settings) as store:
+            stored = _store_lines(store, memory_id, defaults)
+    version = _encode(settings, memory_id, stored)
+    if as_json:
+        output.show_json(
+            {"user": user, "version": version, "new": stored.new, "known": stored.known}
+        )
+    else:
+        output.show_line(f"{user}@{version}: {_told(stored)}")
+
+
+@app.command("list")
+def list_turns(
+    user: User,
+    session: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only the turns of this session.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Only the newest N turns; all unless given."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List USER's turns, oldest first.
+
+    Pending ones are stored but not in the adapter yet.
+    """
+    settings = read_settings()
+    memory_id = MemoryId(user, settings.tenant)
+    with opened_store(settings) as store:
+        kept = store.run(store.it.inspect.turns(memory_id, session=session, limit=limit))
+    if as_json:
+        output.show_json([_record(one) for one in kept])
+        return
+    output.show_table(
+        ["time (UTC)", "session", "role", "text", ""],
+        [
+            (
+                one.turn.time,
+                one.turn.session,
+                one.turn.role.value,
+                one.turn.text,
+                "pending" if one.is_pending else "",
+            )
+            for one in kept
+        ],
+    )
+
+
+def _store_lines(store: Opened[Store], memory_id: MemoryId, defaults: dict[str, str]) -> Stored:
+    """Store standard input batch by batch; tells what is stored when it ends early."""
+    stored = Stored()
+    try:
+        with output.waiting("reading turns") as report:
+            for batch in read_turns(cast(Source, sys.stdin.buffer), defaults):
+                for part in _storable(store, memory_id, batch):
+                    stored += part
+                report(f"stored {stored.new + stored.known:,} turns")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_told_pending(stored)) from None
+    except (MemoryServiceError, OSError):
+        output.note(_told_pending(stored))
+        raise
+    if stored == Stored():
+        raise InvalidInput("standard input", "", "holds no turns")
+    return stored
+
+
+def _storable(store: Opened[Store], memory_id: MemoryId, batch: list[Line]) -> Iterator[Stored]:
+    """Store a batch at once, or one by one up to the turn that is in conflict."""
+    undated = {line.turn.id for line in batch if not line.is_dated}
+    append = store.it.append
+    try:
+        yield store.run(append.turns(memory_id, [line.turn for line in batch], undated))
+        return
+    except StateConflict:
+        pass
+    for line in batch:
+        try:
+            yield store.run(append.turns(memory_id, [line.turn], undated & {line.turn.id}))
+        except StateConflict as error:
+            raise StateConflict(f"line {line.number}: {error.subject}", error.problem) from None
+
+
+def _encode(settings: Settings, memory_id: MemoryId, stored: Stored) -> int:
+    """Bring the adapter up to date; where that fails, say that the turns are safe."""
+    try:
+        with (
+            opened_service(settings) as service,
+            output.counting("encoding", "chunks") as report,
+        ):
+            return service.run(service.it.remember.encode_pending(memory_id, report))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_told_pending(stored)) from None
+    except MemoryServiceError:
+        output.note(_told_pending(stored))
+        raise
+
+
+def _told(stored: Stored) -> str:
+    new = f"{stored.new:,} new turn{'' if stored.new == 1 else 's'}"
+    return f"{new}, {stored.known:,} known before" if stored.known else new
+
+
+def _told_pending(stored: Stored) -> str:
+    if stored == Stored():
+        return "nothing was stored"
+    return f"{_told(stored)} stored; what is not encoded yet will be with the next append"
+
+
+def _record(kept: KeptTurn) -> dict[str, object]:
+    turn = kept.turn
+    return {
+        "id": turn.id,
+        "session": turn.session,
+        "role": turn.role.value,
+        "time": turn.time,
+        "text": turn.text,
+        "pending": kept.is_pending,
+    }

@@ -1,0 +1,85 @@
+"""Follow one turn through the code: at every arrow, the module and the shape that comes out.
+
+    .venv/bin/python examples/follow_one_turn.py
+
+turn -> chunk -> hidden states -> update -> state -> adapter -> chat. Takes base model and generator
+from the settings; the database, which keeps turns, state and adapter, is left out here.
+"""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import torch
+from pydantic import SecretStr
+from torch import Tensor
+
+from memory_service.bootstrap import Service, open_service
+from memory_service.domain.chunks import chunk_session
+from memory_service.domain.messages import Message, Sampling
+from memory_service.domain.turns import new_turn
+from memory_service.generator.hidden_states import hidden_states
+from memory_service.generator.state import add
+from memory_service.inference.tokens import Tokens
+from memory_service.settings import read_settings
+
+TEXT = "My dog is called Biscuit, and I live in Oslo."
+QUESTION = "What is my dog called?"
+
+
+def follow(service: Service) -> None:
+    """Do what `services.remember` and `services.chat` do, one arrow at a time."""
+    generator, base = service.generator, service.base
+    tokens = Tokens(base)
+
+    turn = new_turn(TEXT, session="first")
+    show("turn", type(turn).__module__, f"{turn.role.value}: {turn.text}")
+
+    (chunk,) = service.encoder.chunk([turn])
+    ids = tokens.chunk_ids(chunk.texts)
+    show("-> chunk", chunk_session.__module__, f"{len(ids)} tokens: {chunk.text!r}")
+
+    with torch.inference_mode():
+        hidden = hidden_states(base.model, torch.tensor([ids]), generator.config.site_layers)[0]
+    show("-> hidden states", hidden_states.__module__, shape(hidden, "layer token d_model"))
+
+    update = generator.exact_update(hidden)
+    show("-> update", type(generator).__module__, shape(update, "layer key column"))
+
+    state = add(generator.empty_state(), update)
+    show("-> state", add.__module__, shape(state, "layer key column"))
+
+    readouts = generator.read_out(state)
+    show("-> adapter", type(generator.readout).__module__, shape(readouts, "layer key value"))
+
+    question = [Message("user", QUESTION)]
+    without, with_adapter = service.backend.answers(
+        [question, question], [None, readouts], Sampling(max_new_tokens=24)
+    )
+    show("-> chat", type(service.backend).__module__, QUESTION)
+    show("", "  without the adapter", without)
+    show("", "  with it", with_adapter)
+
+
+def show(arrow: str, module: str, what: str) -> None:
+    """One line of the way."""
+    print(f"{arrow:<17} {module:<40} {' '.join(what.split())}")
+
+
+def shape(tensor: Tensor, names: str) -> str:
+    """Sizes with the names of `generator.shapes`."""
+    sizes = zip(names.split(), tensor.shape, strict=True)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return " ".join(f"{name}={size}" for name, size in sizes) + f"  {dtype}"
+
+
+async def main(database_url: str) -> None:
+    """Load base model and generator, and follow one turn."""
+    settings = read_settings().model_copy(update={"database_url": SecretStr(database_url)})
+    async with open_service(settings, report=lambda _: None) as service:
+        follow(service)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(main(f"sqlite:///{Path(folder) / 'unused.db'}"))

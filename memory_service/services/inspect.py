@@ -1,0 +1,108 @@
+"""Inspect: look at what is stored, without a model and without changing anything."""
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+
+from memory_service.domain.memory import MemoryId
+from memory_service.domain.records import Head, StoredAdapter, StoredChunk, StoredSizes
+from memory_service.domain.turns import Turn
+from memory_service.services.ports import OpenUnit, UnitOfWork
+
+PAGE_TURNS = 500
+"""Turns read from the database at once."""
+
+
+@dataclass(frozen=True)
+class KeptTurn:
+    """A turn, and whether the state holds it yet."""
+
+    turn: Turn
+    is_pending: bool
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A user's memory in numbers."""
+
+    head: Head
+    sizes: StoredSizes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An adapter and the chunks it was made from."""
+
+    adapter: StoredAdapter
+    chunks: list[StoredChunk]
+
+
+class Inspect:
+    """Answers questions about what is stored."""
+
+    def __init__(self, open_unit: OpenUnit) -> None:
+        self._open_unit = open_unit
+
+    async def users(self, tenant: str, *, after: str = "", limit: int = 100) -> list[Head]:
+        """Users of a tenant by name, after the one named."""
+        async with self._open_unit() as unit:
+            return await unit.memories.heads(tenant, after=after, limit=limit)
+
+    async def user(self, memory_id: MemoryId) -> Overview:
+        """One user's memory. Raises NotFound."""
+        async with self._open_unit() as unit:
+            return Overview(
+                head=await unit.memories.head(memory_id),
+                sizes=await unit.memories.sizes(memory_id),
+            )
+
+    async def turns(
+        self, memory_id: MemoryId, *, session: str | None = None, limit: int | None = None
+    ) -> list[KeptTurn]:
+        """The newest `limit` turns (default: all) in (time, id) order. Raises NotFound."""
+        async with self._open_unit() as unit:
+            pending = await unit.memories.pending_turn_ids(memory_id)
+            newest: deque[Turn] = deque(maxlen=limit)
+            async for turn in turn_pages(unit, memory_id, session):
+                newest.append(turn)
+        return [KeptTurn(turn, turn.id in pending) for turn in newest]
+
+    async def turns_by_id(self, memory_id: MemoryId, ids: Iterable[str]) -> dict[str, Turn]:
+        """Those turns of a user that are still kept. Raises NotFound."""
+        wanted = set(ids)
+        async with self._open_unit() as unit:
+            return {
+                turn.id: turn async for turn in turn_pages(unit, memory_id) if turn.id in wanted
+            }
+
+    async def adapters(
+        self, memory_id: MemoryId, *, before: int | None = None, limit: int = 100
+    ) -> list[StoredAdapter]:
+        """Versions newest first, without their read-outs. Raises NotFound."""
+        async with self._open_unit() as unit:
+            return await unit.memories.adapters(memory_id, before=before, limit=limit)
+
+    async def adapter(self, memory_id: MemoryId, version: int | None = None) -> Recipe:
+        """One version (default: the newest) with its recipe.
+
+        Raises:
+            NotFound: no such user or version, or nothing was encoded yet.
+            IncompatibleState: the stored bytes are damaged.
+        """
+        async with self._open_unit() as unit:
+            adapter = await unit.memories.adapter(memory_id, version)
+            return Recipe(adapter, await unit.memories.chunks(memory_id, adapter.version))
+
+
+async def turn_pages(
+    unit: UnitOfWork, memory_id: MemoryId, session: str | None = None
+) -> AsyncIterator[Turn]:
+    """A user's turns in (time, id) order, read page by page. Raises NotFound."""
+    after = None
+    while True:
+        page = await unit.memories.turns(memory_id, session=session, after=after, limit=PAGE_TURNS)
+        for turn in page:
+            yield turn
+        if len(page) < PAGE_TURNS:
+            return
+        after = page[-1].order

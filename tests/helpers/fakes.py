@@ -1,0 +1,265 @@
+"""Fakes of the services' ports: a store in memory, and an encoder that adds small integers."""
+
+import asyncio
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from memory_service.domain.chunks import Chunk, chunk_session
+from memory_service.domain.memory import Fingerprint, MemoryId
+from memory_service.domain.messages import Generation, Message, Sampling
+from memory_service.domain.records import (
+    Head,
+    NewVersion,
+    PendingSession,
+    StoredAdapter,
+    StoredChunk,
+    StoredState,
+)
+from memory_service.domain.turns import Turn
+from memory_service.errors import NotFound, StateConflict
+from memory_service.generator.state import digest
+
+FINGERPRINT = Fingerprint("generator", "base", "tokenizer", "chunking", "independent", "int64")
+BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class _Session:
+    revision: int = 0
+    encoded_revision: int = 0
+
+
+@dataclass
+class StoredUser:
+    """Everything a `FakeStore` keeps of one user; tests may look and plant."""
+
+    turns: dict[str, Turn] = field(default_factory=dict)
+    sessions: dict[str, _Session] = field(default_factory=dict)
+    chunks: list[StoredChunk] = field(default_factory=list)
+    state: StoredState | None = None
+    adapters: dict[int, StoredAdapter] = field(default_factory=dict)
+    version: int = 0
+
+
+class FakeStore:
+    """Satisfies `OpenUnit`: readers see a snapshot, writers queue and see the newest rows."""
+
+    def __init__(self) -> None:
+        self.users: dict[MemoryId, StoredUser] = {}
+        self.writing = asyncio.Lock()
+
+    def __call__(self) -> "FakeUnit":
+        return FakeUnit(self)
+
+
+class FakeUnit:
+    """One transaction on a `FakeStore`."""
+
+    def __init__(self, store: FakeStore) -> None:
+        self._store = store
+        self._users: dict[MemoryId, StoredUser] | None = None
+        self._writes = False
+
+    @property
+    def memories(self) -> Self:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.sleep(0)
+        self._end()
+
+    async def commit(self) -> None:
+        await asyncio.sleep(0)
+        if self._writes and self._users is not None:
+            self._store.users = self._users
+        self._end()
+
+    async def add_turns(self, memory_id: MemoryId, turns: Sequence[Turn]) -> list[bool]:
+        if not turns:
+            return []
+        users = await self._write()
+        user = users.setdefault(memory_id, StoredUser())
+        is_new = []
+        for turn in turns:
+            known = user.turns.setdefault(turn.id, turn)
+            if known != turn:
+                raise StateConflict(f"turn {turn.id}", "is already known with other content")
+            is_new.append(known is turn)
+        for name in dict.fromkeys(t.session for t, new in zip(turns, is_new, strict=True) if new):
+            user.sessions.setdefault(name, _Session()).revision += 1
+        return is_new
+
+    async def head(self, memory_id: MemoryId) -> Head:
+        user = await self._read(memory_id)
+        pending = len(await self.pending_turn_ids(memory_id))
+        return Head(memory_id, user.version, BEGINNING, len(user.turns), pending)
+
+    async def turns(self, memory_id: MemoryId, **_: Any) -> list[Turn]:
+        user = await self._read(memory_id)
+        return sorted(user.turns.values(), key=lambda turn: turn.order)
+
+    async def pending_turn_ids(self, memory_id: MemoryId) -> set[str]:
+        return {
+            turn.id
+            for session in await self.pending_sessions(memory_id)
+            for turn in session.turns
+            if not any(turn.id in chunk.turn_ids for chunk in session.chunks)
+        }
+
+    async def pending_sessions(self, memory_id: MemoryId) -> list[PendingSession]:
+        user = await self._read(memory_id)
+        turns = await self.turns(memory_id)
+        return [
+            PendingSession(
+                name,
+                session.revision,
+                tuple(turn for turn in turns if turn.session == name),
+                tuple(chunk for chunk in user.chunks if chunk.session == name),
+            )
+            for name, session in user.sessions.items()
+            if session.revision != session.encoded_revision
+        ]
+
+    async def chunks(self, memory_id: MemoryId, version: int | None = None) -> list[StoredChunk]:
+        return list((await self._read(memory_id)).chunks)
+
+    async def mark_all_pending(self, memory_id: MemoryId) -> None:
+        user = (await self._write()).get(memory_id)
+        if user is None:
+            raise NotFound("user", memory_id.user)
+        user.chunks, user.state = [], None
+        for session in user.sessions.values():
+            session.revision += 1
+
+    async def state(self, memory_id: MemoryId) -> StoredState | None:
+        return (await self._read(memory_id)).state
+
+    async def adapter(self, memory_id: MemoryId, version: int | None = None) -> StoredAdapter:
+        user = await self._read(memory_id)
+        if not user.adapters:
+            raise NotFound("adapter", memory_id.user)
+        return user.adapters[version or user.version]
+
+    async def write_version(self, memory_id: MemoryId, change: NewVersion) -> int:
+        user = (await self._write())[memory_id]
+        vanished = {chunk.digest for chunk in change.vanished}
+        known = {chunk.digest for chunk in user.chunks}
+        if change.expected_version != user.version or not vanished <= known:
+            raise StateConflict("memory", "another writer came first")
+        user.version += 1
+        user.state = change.state
+        kept = [chunk for chunk in user.chunks if chunk.digest not in vanished]
+        user.chunks = [*kept, *change.appeared]
+        for name, revision in change.sessions.items():
+            user.sessions[name].encoded_revision = revision
+        user.adapters[user.version] = StoredAdapter(
+            version=user.version,
+            fingerprint=change.state.fingerprint,
+            reason=change.reason,
+            created_at=BEGINNING,
+            state_digest=change.state.digest,
+            chunks=len(user.chunks),
+            turns=len(user.turns),
+            size_bytes=change.readouts.nbytes,
+            readouts=change.readouts,
+        )
+        return user.version
+
+    async def delete_user(self, memory_id: MemoryId) -> dict[str, int]:
+        user = (await self._write()).pop(memory_id, None)
+        if user is None:
+            raise NotFound("user", memory_id.user)
+        return {"turns": len(user.turns), "chunks": len(user.chunks)}
+
+    async def _read(self, memory_id: MemoryId) -> StoredUser:
+        await asyncio.sleep(0)
+        if self._users is None:
+            self._users = copy.deepcopy(self._store.users)
+        if memory_id not in self._users:
+            raise NotFound("user", memory_id.user)
+        return self._users[memory_id]
+
+    async def _write(self) -> dict[MemoryId, StoredUser]:
+        await asyncio.sleep(0)
+        if not self._writes:
+            await self._store.writing.acquire()
+            self._writes = True
+            self._users = copy.deepcopy(self._store.users)
+        assert self._users is not None
+        return self._users
+
+    def _end(self) -> None:
+        if self._writes:
+            self._store.writing.release()
+        self._writes, self._users = False, None
+
+
+class FakeEncoder:
+    """Updates are a few integers made from a chunk's digest, and from the state where sequential.
+
+    `interrupt` is called before every encoding; it may raise. `encoded` lists what was encoded.
+    """
+
+    def __init__(self, fingerprint: Fingerprint = FINGERPRINT, budget_tokens: int = 64) -> None:
+        self.fingerprint = fingerprint
+        self.budget_tokens = budget_tokens
+        self.interrupt: Callable[[Chunk], None] = lambda chunk: None
+        self.encoded: list[Chunk] = []
+
+    def chunk(self, turns: Sequence[Turn]) -> list[Chunk]:
+        return chunk_session(turns, self.budget_tokens, self.count_tokens)
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.encode())
+
+    def encode(self, chunk: Chunk, state: Tensor | None = None) -> Tensor:
+        self.interrupt(chunk)
+        self.encoded.append(chunk)
+        content = self.fingerprint.generator + chunk.digest
+        if self.fingerprint.encoding == "sequential":
+            content += digest(self.empty_state() if state is None else state)
+        numbers = hashlib.sha256(content.encode()).digest()[:6]
+        return torch.tensor(list(numbers), dtype=torch.int64).reshape(1, 2, 3) - 128
+
+    def empty_state(self) -> Tensor:
+        return torch.zeros(1, 2, 3, dtype=torch.int64)
+
+    def read_out(self, state: Tensor) -> Tensor:
+        return state[..., :1].float()
+
+
+def sequential() -> FakeEncoder:
+    """A fake whose updates depend on the chunks before."""
+    return FakeEncoder(replace(FINGERPRINT, encoding="sequential"))
+
+
+class FakeBackend:
+    """Answers with the words it was made with; one piece a word."""
+
+    def __init__(self, answer: str = "Your dog is called Rex.") -> None:
+        self.words = answer.split()
+        self.asked: list[tuple[Sequence[Message], Tensor | None, Sampling]] = []
+        self.closed = 0
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        return sum(len(message.content.split()) for message in messages)
+
+    def stream(
+        self, messages: Sequence[Message], readouts: Tensor | None, sampling: Sampling
+    ) -> Iterator[str | Generation]:
+        self.asked.append((messages, readouts, sampling))
+        try:
+            yield from (word if not n else f" {word}" for n, word in enumerate(self.words))
+            yield Generation(" ".join(self.words), 1, len(self.words), 0.0, 0.0)
+        finally:
+            self.closed += 1
