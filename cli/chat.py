@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from memory_cli import output
+from memory_cli import interrupts, output
 from memory_cli.opening import Opened, opened_service
 from memory_cli.options import Json, User
 from memory_service.bootstrap import Service
@@ -194,10 +194,8 @@ def _lines() -> Iterator[str]:
 def _exchange(talk: _Conversation, text: str, *, stream: bool) -> _Answer:
     """Answer one message and remember both sides."""
     said = new_turn(text, session=talk.session)
-    try:
+    with interrupts.told(lambda: "this exchange was not stored"):
         generation, used = talk.opened.run(_generate(talk, said, stream=stream))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("this exchange was not stored") from None
     exchange = [said]
     answered = generation.text.replace("\x00", "").strip()
     if answered:

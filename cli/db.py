@@ -7,7 +7,9 @@ from memory_cli.options import Json
 from memory_service.settings import read_settings
 
 app = typer.Typer(
-    help="Create the database's tables, and tell where they stand.", rich_markup_mode=None
+    help="Create the database's tables, and tell where they stand.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

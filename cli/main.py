@@ -4,7 +4,6 @@ The groups are imported only when Ctrl-C is already caught.
 """
 
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -12,12 +11,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+from memory_cli import interrupts
 from memory_service import __version__
 from memory_service.errors import (
     BackendError,
@@ -62,7 +61,7 @@ OTHER_EXIT_CODES = {
 
 def main() -> NoReturn:
     """Run the command line of this process."""
-    signal.signal(signal.SIGINT, _interrupt)
+    interrupts.listen()
     # Threads that spin while they wait slow down everything else on the machine, us included.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with exits():
@@ -92,11 +91,13 @@ class Commands(TyperGroup):
             raise SystemExit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; typer would turn Ctrl-C into an exit without a word."""
+        """Run the command; typer has ways of its own to end these two."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as interrupt:
-            leave_interrupted(str(interrupt))
+        except KeyboardInterrupt:
+            leave_interrupted()
+        except BrokenPipeError as error:
+            _fail_of_system(error)
 
 
 def _fail_of_usage(error: typer.TyperException) -> None:
@@ -164,11 +165,11 @@ def exits() -> Iterator[None]:
     """Turn what leaves the block into one line on stderr and an exit code."""
     try:
         yield
-    except KeyboardInterrupt as interrupt:
-        leave_interrupted(str(interrupt))
+    except KeyboardInterrupt:
+        leave_interrupted()
     except Exception as error:  # noqa: BLE001  # the outermost edge; the log gets the traceback
-        if _interrupted:  # some libraries turn Ctrl-C into errors of their own
-            leave_interrupted("")
+        if interrupts.received():
+            leave_interrupted()
         if isinstance(error, MemoryServiceError):
             _fail(str(error), error.code, exit_code(error))
         if isinstance(error, OSError):
@@ -181,22 +182,13 @@ def exit_code(error: MemoryServiceError) -> int:
     return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
 
 
-_interrupted: list[int] = []
-
-
-def _interrupt(number: int, _: FrameType | None) -> None:
-    """Interrupt at once, wherever it is: an event loop would wait for its next step."""
-    _interrupted.append(number)
-    raise KeyboardInterrupt
-
-
-def leave_interrupted(detail: str) -> NoReturn:
+def leave_interrupted() -> NoReturn:
     """End after Ctrl-C, in one line; another Ctrl-C can no longer disturb."""
-    with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupts.ignore()
+    words = interrupts.last_words()
     begin = "\n" if sys.stderr.isatty() else ""  # after what was being written, and ^C
     with suppress(OSError):
-        sys.stderr.write(f"{begin}interrupted{': ' if detail else ''}{detail}\n")
+        sys.stderr.write(f"{begin}interrupted{': ' if words else ''}{words}\n")
     sys.exit(EXIT_INTERRUPTED)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -28,6 +28,8 @@ from rich.text import Text
 UNBOUNDED_WIDTH = 100_000
 """Width of what is piped: nothing is wrapped or cut for a program that reads it."""
 
+PIECE_CHARS = 4096
+
 WIDE = 120
 """Columns from which six texts fit side by side."""
 
@@ -43,11 +45,24 @@ class _Console(Console):
         raise BrokenPipeError
 
 
+class _InPieces:
+    """A stream whose long writes are cut: an unbuffered one drops what a pipe does not take."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        for start in range(0, len(text), PIECE_CHARS):
+            self._stream.write(text[start : start + PIECE_CHARS])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def results() -> Console:
     """Where results go."""
-    if sys.stdout.isatty():
-        return _Console(highlight=False)
-    return _Console(highlight=False, width=UNBOUNDED_WIDTH)
+    width = None if sys.stdout.isatty() else UNBOUNDED_WIDTH
+    return _Console(file=cast(TextIO, _InPieces(sys.stdout)), highlight=False, width=width)
 
 
 def messages() -> Console:
@@ -83,14 +98,12 @@ def _visible_character(character: str) -> str:
 
 def show_json(value: object) -> None:
     """Print one JSON document."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=_jsonable)
-    results().print(Text(_escape_controls(text)), soft_wrap=True)
+    _write(_escape_controls(json.dumps(value, indent=2, ensure_ascii=False, default=_jsonable)))
 
 
 def show_json_line(value: object) -> None:
     """Print one JSON document on one line, for streams."""
-    text = json.dumps(value, ensure_ascii=False, default=_jsonable)
-    results().print(Text(_escape_controls(text)), soft_wrap=True)
+    _write(_escape_controls(json.dumps(value, ensure_ascii=False, default=_jsonable)))
 
 
 def show_line(text: str, style: str = "") -> None:
@@ -133,7 +146,9 @@ def show_side_by_side(
 
     One column a way where there is room for it, else one line a way.
     """
-    console = results() if sys.stdout.isatty() else _Console(highlight=False, width=WIDE)
+    console = results()
+    if not console.is_terminal:
+        console.width = WIDE
     if console.width < WIDE:
         _show_below_each_other(console, rows)
         return
@@ -326,6 +341,11 @@ def training(steps: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]
 
 
 # --- shared --------------------------------------------------------------------------------------
+
+
+def _write(text: str) -> None:
+    _InPieces(sys.stdout).write(text + "\n")
+    sys.stdout.flush()
 
 
 def _cell(value: object) -> Text:

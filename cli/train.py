@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memory_cli import output
+from memory_cli import interrupts, output
 from memory_service.bootstrap import make_trainer
 from memory_service.errors import NotFound, StateConflict
 from memory_service.settings import read_settings
@@ -59,10 +59,12 @@ def _train(config_path: Path, directory: Path, *, resume: bool) -> None:
     with output.training(config.steps) as show:
         finished = trainer.run(lambda progress: show(progress.step, _numbers(progress)))
     if not finished:
-        raise KeyboardInterrupt(
+        stopped = (
             f"stopped at step {trainer.step:,} of {config.steps:,}; "
             f"`memory train resume {directory}` continues"
         )
+        with interrupts.told(lambda: stopped):
+            raise KeyboardInterrupt
     output.show_line(str(directory / "generator.safetensors"))
 
 

@@ -6,13 +6,13 @@ from typing import Annotated, cast
 
 import typer
 
-from memory_cli import output
+from memory_cli import interrupts, output
 from memory_cli.jsonl import Line, Source, read_turns
 from memory_cli.opening import Opened, opened_service, opened_store
 from memory_cli.options import Json, User
 from memory_service.bootstrap import Store
 from memory_service.domain.memory import MemoryId
-from memory_service.domain.turns import new_turn, parse_role
+from memory_service.domain.turns import Turn, new_turn, parse_role
 from memory_service.errors import InvalidInput, MemoryServiceError, StateConflict
 from memory_service.services.append import Stored
 from memory_service.services.inspect import KeptTurn
@@ -63,9 +63,7 @@ def append_turns(
     memory_id = MemoryId(user, settings.tenant)
     if text is not None:
         turn = new_turn(text, role=role, session=session, time=time, turn_id=turn_id)
-        with opened_store(settings) as store:
-            undated = {turn.id} if time is None else set()
-            stored = store.run(store.it.append.turns(memory_id, [turn], undated))
+        stored = _store_one(settings, memory_id, turn, is_dated=time is not None)
     else:
         if time is not None or turn_id is not None:
             raise typer.BadParameter("--time and --id go with one TEXT, not with JSON lines")
@@ -121,17 +119,25 @@ def list_turns(
     )
 
 
+def _store_one(settings: Settings, memory_id: MemoryId, turn: Turn, *, is_dated: bool) -> Stored:
+    unsure = f"the turn may be stored already; `memory turns list {memory_id.user}` tells"
+    with interrupts.told(lambda: unsure), opened_store(settings) as store:
+        undated = set() if is_dated else {turn.id}
+        return store.run(store.it.append.turns(memory_id, [turn], undated))
+
+
 def _store_lines(store: Opened[Store], memory_id: MemoryId, defaults: dict[str, str]) -> Stored:
     """Store standard input batch by batch; tells what is stored when it ends early."""
     stored = Stored()
     try:
-        with output.waiting("reading turns") as report:
+        with (
+            interrupts.told(lambda: f"at least {_told_pending(stored)}"),
+            output.waiting("reading turns") as report,
+        ):
             for batch in read_turns(cast(Source, sys.stdin.buffer), defaults):
                 for part in _storable(store, memory_id, batch):
                     stored += part
                 report(f"stored {stored.new + stored.known:,} turns")
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_told_pending(stored)) from None
     except (MemoryServiceError, OSError):
         output.note(_told_pending(stored))
         raise
@@ -160,14 +166,14 @@ def _encode(settings: Settings, memory_id: MemoryId, stored: Stored) -> int:
     """Bring the adapter up to date; where that fails, say that the turns are safe."""
     try:
         with (
+            interrupts.told(lambda: _told_pending(stored)),
             opened_service(settings) as service,
             output.counting("encoding", "chunks") as report,
         ):
             return service.run(service.it.remember.encode_pending(memory_id, report))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_told_pending(stored)) from None
     except MemoryServiceError:
-        output.note(_told_pending(stored))
+        if not interrupts.received():
+            output.note(_told_pending(stored))
         raise
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from memory_service.domain.chunks import CHUNK_FORMAT, Chunk, chunk_session
 from memory_service.domain.memory import Fingerprint
 from memory_service.domain.turns import Turn
+from memory_service.errors import ConfigurationError
 from memory_service.generator.checkpoint import generator_digest
 from memory_service.generator.config import Encoding
 from memory_service.generator.generator import Generator
@@ -21,11 +22,21 @@ class LocalEncoder:
     """Encodes chunks canonically: alone, unpadded, dtype and thread count from the checkpoint.
 
     Satisfies `services.ports.Encoder`. Calls must come from one thread (`services.compute`).
+
+    Raises:
+        ConfigurationError: the base model was loaded in another dtype than the generator's.
     """
 
     def __init__(
         self, base: BaseModel, tokens: Tokens, generator: Generator, injector: Injector
     ) -> None:
+        if base.model.dtype != generator.config.dtype:
+            raise ConfigurationError(
+                "base model",
+                f"was loaded as {base.model.dtype}, the generator encodes in "
+                f"{generator.config.dtype}",
+                "load it in the generator's dtype",
+            )
         self._base = base
         self._generator = generator
         self._injector = injector

@@ -196,6 +196,5 @@ def _choose(logits: Tensor, sampling: Sampling, random: torch.Generator) -> Tens
     ordered, order = probabilities.sort(dim=-1, descending=True)
     # Keep the smallest set of tokens that reaches top_p, always at least the likeliest.
     beyond = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
-    beyond[:, 0] = False
     picked = torch.multinomial(ordered.masked_fill(beyond, 0.0), 1, generator=random)
     return order.gather(-1, picked).squeeze(-1)

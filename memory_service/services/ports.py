@@ -6,7 +6,7 @@ without importing them; `bootstrap` joins them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # listing turns must not wait for torch
     from torch import Tensor
 
 __all__ = [
-    "AnswerStream",
     "Backend",
     "Encoder",
     "Generation",
@@ -212,6 +211,3 @@ class Backend(Protocol):
     ) -> Iterator[str | Generation]:
         """Yield pieces of text as they come and, last, the `Generation`. Blocking."""
         ...
-
-
-AnswerStream = AsyncIterator[str | Generation]

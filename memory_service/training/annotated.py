@@ -48,7 +48,7 @@ def read_annotated(path: Path) -> list[AnnotatedDialogue]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-            split = record["split"]
+            name, split = str(record["id"]), record["split"]
             sessions = tuple(
                 tuple(
                     AnnotatedLine(turn["speaker"], turn["text"].strip(), turn.get("fact"))
@@ -67,5 +67,5 @@ def read_annotated(path: Path) -> list[AnnotatedDialogue]:
                 f"{path} line {number} is of the split {split!r}",
                 f"train on {' or '.join(TRAINABLE_SPLITS)} only: the others are for evaluation",
             )
-        dialogues.append(AnnotatedDialogue(str(record["id"]), sessions))
+        dialogues.append(AnnotatedDialogue(name, sessions))
     return dialogues

@@ -17,7 +17,8 @@ _SPANS = ("facts", "sessions", "chatter")
 class Phase:
     """What a step holds until `until_step`, and the ranges from which people are drawn.
 
-    A step asks `people * questions` questions, also where its source gives fewer people.
+    A step asks `people * questions` questions, also where its source gives fewer people. `kinds`
+    limits synthetic people to that many kinds of facts: fewer are learnt sooner.
     """
 
     until_step: int
@@ -26,10 +27,13 @@ class Phase:
     facts: tuple[int, int]
     sessions: tuple[int, int]
     chatter: tuple[float, float]
+    kinds: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("until_step", "people", "questions"):
+        for name in ("until_step", "people", "questions", "kinds"):
             value = getattr(self, name)
+            if name == "kinds" and value is None:
+                continue
             _require(_is_whole(value) and value >= 1, name, value, "a whole number above 0")
         for name, lowest in (("facts", 0), ("sessions", 1)):
             span = getattr(self, name)

@@ -19,7 +19,15 @@ from memory_service.inference.tokens import Tokens
 from memory_service.training.annotated import AnnotatedDialogue, read_annotated
 from memory_service.training.config import TrainingConfig
 from memory_service.training.dialogue_facts import questions_from_fact
-from memory_service.training.people import Episode, Question, Split, make_episode, twin
+from memory_service.training.people import (
+    USER_SHARE,
+    Episode,
+    Question,
+    Split,
+    list_kinds,
+    make_episode,
+    twin,
+)
 
 MakeEpisodes = Callable[[random.Random, int], list[Episode]]
 """Random stream and step -> the people of one step."""
@@ -106,16 +114,20 @@ def people_source(config: TrainingConfig, split: Split) -> MakeEpisodes:
     def make(rng: random.Random, step: int) -> list[Episode]:
         phase = config.phase(step)
         sessions = rng.randint(*phase.sessions)
-        return [
-            make_episode(
-                rng,
-                split,
-                facts=max(rng.randint(*phase.facts), sessions),
-                sessions=sessions,
-                chatter=rng.uniform(*phase.chatter),
+        episodes = []
+        for _ in range(phase.people):
+            facts = max(rng.randint(*phase.facts), sessions)
+            episodes.append(
+                make_episode(
+                    rng,
+                    split,
+                    facts=facts,
+                    sessions=sessions,
+                    chatter=rng.uniform(*phase.chatter),
+                    kinds=None if phase.kinds is None else _some_kinds(rng, phase.kinds, facts),
+                )
             )
-            for _ in range(phase.people)
-        ]
+        return episodes
 
     return make
 
@@ -146,6 +158,14 @@ def dialogue_source(config: TrainingConfig, path: Path) -> MakeEpisodes:
         return chosen
 
     return make
+
+
+def _some_kinds(rng: random.Random, kinds: int, facts: int) -> list[tuple[str, Role]]:
+    """Kinds of facts for one person, out of the first `kinds` in an order that never changes."""
+    every = list_kinds()
+    known = random.Random("kinds").sample(every, min(kinds, len(every)))  # noqa: S311
+    owners = [Role.USER if rng.random() < USER_SHARE else Role.ASSISTANT for _ in range(facts)]
+    return list(zip(rng.sample(known, min(facts, len(known))), owners, strict=False))
 
 
 def swap_pairs(

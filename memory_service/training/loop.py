@@ -149,9 +149,11 @@ class Trainer:
             self.step = content["step"]
             self.questions = content["questions"]
             self.tokens = content["tokens"]
-        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
             raise ConfigurationError(
-                "checkpoint", f"{path} does not fit config.json ({error})", "start a new run"
+                "checkpoint",
+                f"{path} is damaged or does not fit config.json ({error})",
+                "start a new run",
             ) from error
 
     def _train_step(self, started: float) -> Progress:

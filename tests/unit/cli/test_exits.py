@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memory_cli import main
+from memory_cli import interrupts, main
 from memory_service import errors
 from memory_service.errors import MemoryServiceError
 
@@ -51,8 +51,26 @@ def test_an_error_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> N
 def test_ctrl_c_is_one_line_with_what_became_of_the_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert ended_by(KeyboardInterrupt("3 turns are stored")) == 130
+    with (
+        pytest.raises(SystemExit) as caught,
+        main.exits(),
+        interrupts.told(lambda: "some turns are stored"),
+        interrupts.told(lambda: "3 turns are stored"),
+    ):
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
     assert capsys.readouterr().err == "interrupted: 3 turns are stored\n"
+    assert ended_by(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_what_ended_otherwise_is_not_told_later(capsys: pytest.CaptureFixture[str]) -> None:
+    with interrupts.told(lambda: "done"):
+        pass
+    with pytest.raises(errors.NotFound), interrupts.told(lambda: "failed"):
+        raise errors.NotFound("user", "ann")
+    assert ended_by(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_refusal_of_the_system_names_the_file(capsys: pytest.CaptureFixture[str]) -> None:

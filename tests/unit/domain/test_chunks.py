@@ -223,6 +223,16 @@ def test_prefix_that_costs_more_than_the_whole_still_fits():
         assert sum(count_pairs(text) for text in chunk.texts) <= BUDGET
 
 
+def test_cut_at_a_space_that_would_cost_more_is_not_made():
+    def count_tokens(text: str) -> int:
+        return len(text) - 10 * text.count("q w")
+
+    # Room for 38; up to the space inside "q w" it is 39, and 10 less once that is whole.
+    (first, *_) = cut([turn(0, "a" * 37 + " q w" + "b" * 50)], BUDGET, count_tokens)
+    assert count_tokens(first.text) <= BUDGET
+    assert "q w" in first.text
+
+
 # Digests
 
 

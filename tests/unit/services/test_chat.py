@@ -91,6 +91,23 @@ async def test_version_without_readouts(setup):
         await setup.answer(ANN)
 
 
+async def test_reader_that_stops_early_stops_the_stream_at_once(setup, monkeypatch):
+    stopped = []
+    stream = setup.compute.stream
+
+    async def watched(start):
+        try:
+            async for item in stream(start):
+                yield item
+        finally:
+            stopped.append(True)
+
+    monkeypatch.setattr(setup.compute, "stream", watched)
+    async with aclosing(setup.chat.answer(None, ASKED, Sampling())) as pieces:
+        await anext(pieces)
+    assert stopped == [True]  # not whenever the garbage is collected
+
+
 async def test_reader_that_stops_early_stops_the_backend(setup):
     async with aclosing(setup.chat.answer(None, ASKED, Sampling())) as pieces:
         assert await anext(pieces) == "Your"

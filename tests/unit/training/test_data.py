@@ -1,0 +1,342 @@
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memory_service.domain.chunks import chunk_session
+from memory_service.domain.messages import Message
+from memory_service.domain.turns import Role
+from memory_service.errors import InvalidInput, NotFound
+from memory_service.generator.injection import Injector
+from memory_service.inference.tokens import Tokens
+from memory_service.training.data import (
+    Batch,
+    Collator,
+    dialogue_source,
+    mixed,
+    people_source,
+    swap_pairs,
+)
+from memory_service.training.objective import answer_loss, read_outs
+from memory_service.training.people import Episode, Question, Split, make_episode
+from tests.helpers.histories import turn
+from tests.helpers.tiny_generator import tiny_generator
+from tests.helpers.tiny_training import PHASE, small_base, tiny_training, write_dialogues
+
+BASE = small_base()
+TOKENS = Tokens(BASE)
+CONFIG = tiny_training()
+EOS = 2
+
+
+def question(text: str, answer: str, value: str) -> Question:
+    return Question(text, answer, value, "kind", Role.USER)
+
+
+DOG = question("What is my dog called?", "Your dog is called Rex.", "Rex")
+CITY = question("Where do I live?", "In São Paulo.", "São Paulo")
+SHORT = question("In one word, my name?", "Ann", "Ann")
+ANN = Episode((turn(0, "My dog is Rex."), turn(1, "I see.")), (DOG, CITY))
+BOB = Episode((turn(0, "I am Ann. " * 12), turn(1, "So long!", session="b")), (SHORT,))
+
+
+def batch(*episodes: Episode, questions: int = 2) -> Batch:
+    return Collator(BASE, CONFIG).batch(episodes, questions, random.Random(0))
+
+
+def rows(made: Batch, person: int) -> list[slice]:
+    """Where each question of a person lies: positions restart at it."""
+    length = int(made.attends[person, 0].any(dim=-1).sum())
+    starts = [i for i in range(length) if made.positions[person, i] == 0]
+    return [slice(*bounds) for bounds in zip(starts, [*starts[1:], length], strict=True)]
+
+
+def asked(made: Batch, person: int, row: slice) -> Question:
+    """The question that a row is about, by its prompt."""
+    ids = made.ids[person, row].tolist()
+    everything = (DOG, CITY, SHORT)
+    prompts = [TOKENS.prompt_ids([Message("user", one.text)]) for one in everything]
+    (found,) = [
+        one for one, prompt in zip(everything, prompts, strict=True) if ids[: len(prompt)] == prompt
+    ]
+    return found
+
+
+# Questions packed into rows
+
+
+def test_rows_are_prompt_and_answer_as_the_product_renders_them():
+    made = batch(ANN, BOB)
+    found = Counter()
+    for person in range(2):
+        for row in rows(made, person):
+            one = asked(made, person, row)
+            prompt = TOKENS.prompt_ids([Message("user", one.text)])
+            assert made.ids[person, row].tolist() == prompt + list(TOKENS.ids(one.answer))
+            found[person, one.text] += 1
+    assert found == {(0, DOG.text): 1, (0, CITY.text): 1, (1, SHORT.text): 2}
+    assert made.questions == 4
+
+
+def test_positions_restart_at_every_question():
+    made = batch(ANN, BOB)
+    for person in range(2):
+        for row in rows(made, person):
+            expected = torch.arange(row.stop - row.start)
+            assert made.positions[person, row].equal(expected)
+
+
+def test_question_attends_itself_backwards_and_nothing_else():
+    made = batch(ANN, BOB)
+    for person in range(2):
+        expected = torch.zeros_like(made.attends[person, 0])
+        for row in rows(made, person):
+            size = row.stop - row.start
+            expected[row, row] = torch.ones(size, size, dtype=torch.bool).tril()
+        assert made.attends[person, 0].equal(expected)
+
+
+def test_padding_is_attended_by_nobody_and_has_no_weight():
+    made = batch(ANN, BOB)
+    used = made.attends.any(dim=-1).squeeze(1)
+    assert not used.all()
+    assert not made.attends.any(dim=-2).squeeze(1)[~used].any()
+    assert not made.weights[~used].any()
+    assert not made.is_value[~used].any()
+    assert made.ids.shape[1] % 16 == 0
+
+
+def test_targets_are_the_answers_with_their_end():
+    made = batch(ANN, BOB)
+    for person in range(2):
+        for row in rows(made, person):
+            weighted = made.weights[person, row] > 0
+            answer = list(TOKENS.ids(asked(made, person, row).answer))
+            assert made.targets[person, row][weighted].tolist() == [*answer, EOS]
+            # Each target is the next token of the row; the end follows the last one.
+            where = weighted.nonzero().flatten()
+            assert where.tolist() == list(range(where[0], row.stop - row.start))
+            assert made.ids[person, row][where[1:]].tolist() == answer
+
+
+def test_value_mask_marks_the_value_exactly():
+    made = batch(ANN, BOB)
+    for person in range(2):
+        for row in rows(made, person):
+            marked = made.targets[person, row][made.is_value[person, row]].tolist()
+            assert TOKENS.text(marked) == asked(made, person, row).value
+    assert (made.weights[made.is_value] == CONFIG.value_weight).all()
+    assert set(made.weights[~made.is_value].tolist()) == {0.0, 1.0}
+
+
+@given(seed=st.integers(0, 10_000), split=st.sampled_from(Split))
+@settings(max_examples=20, deadline=None)
+def test_value_mask_marks_the_value_of_any_synthetic_question(seed, split):
+    episode = make_episode(random.Random(seed), split, facts=3, chatter=0.0)
+    made = batch(episode, questions=3)
+    marked = Counter(
+        TOKENS.text(made.targets[0, row][made.is_value[0, row]].tolist()) for row in rows(made, 0)
+    )
+    assert marked == Counter(one.value for one in episode.questions)
+
+
+def test_more_questions_than_the_person_has_are_asked_again():
+    made = batch(BOB, questions=3)
+    assert len(rows(made, 0)) == 3
+
+
+# Chunks
+
+
+def chunk_ids(made: Batch) -> list[tuple[int, list[int]]]:
+    return [
+        (int(owner), ids[mask].tolist())
+        for chunks in made.chunks
+        for ids, mask, owner in zip(chunks.ids, chunks.mask, chunks.owner, strict=True)
+    ]
+
+
+def test_chunks_are_those_of_the_product_and_belong_to_their_person():
+    made = batch(ANN, BOB)
+    expected = []
+    for owner, episode in enumerate((ANN, BOB)):
+        for session in dict.fromkeys(one.session for one in episode.turns):
+            turns = [one for one in episode.turns if one.session == session]
+            expected += [
+                (owner, TOKENS.chunk_ids(chunk.texts))
+                for chunk in chunk_session(turns, 96, lambda text: len(TOKENS.ids(text)))
+            ]
+    assert sorted(chunk_ids(made)) == sorted(expected)
+
+
+def test_begin_of_the_tokenizer_begins_every_chunk_and_counts():
+    collator = Collator(BASE, CONFIG)
+    collator._tokens.begin = (1,)
+    made = collator.batch([BOB], 1, random.Random(0))
+    ids = [ids for _, ids in chunk_ids(made)]
+    assert all(chunk[0] == 1 and len(chunk) <= 96 for chunk in ids)
+
+
+def test_chunks_are_padded_on_the_right():
+    for chunks in batch(ANN, BOB).chunks:
+        lengths = chunks.mask.sum(dim=1, keepdim=True)
+        assert chunks.mask.equal(torch.arange(chunks.ids.shape[1]) < lengths)
+        assert chunks.ids.shape[1] % 16 == 0
+
+
+def test_groups_stay_small():
+    episodes = [BOB] * 30
+    made = batch(*episodes)
+    assert len(made.chunks) > 1
+    assert all(chunks.ids.numel() <= 2048 for chunks in made.chunks)
+    assert len(chunk_ids(made)) == 30 * len(chunk_ids(batch(BOB)))
+
+
+def test_tokens_are_counted_without_padding():
+    made = batch(ANN, BOB)
+    chunk_tokens = sum(len(ids) for _, ids in chunk_ids(made))
+    row_tokens = sum(row.stop - row.start for person in range(2) for row in rows(made, person))
+    assert made.tokens == chunk_tokens + row_tokens
+
+
+# Packing changes no loss
+
+
+def test_packed_loss_equals_every_question_alone():
+    generator = tiny_generator(CONFIG.generator)
+    injector = Injector(BASE.model, generator)
+    try:
+        packed = batch(ANN, BOB)
+        readouts = 3 * read_outs(BASE.model, generator, packed)
+        total = weight = 0.0
+        for person in range(2):
+            for row in rows(packed, person):
+                ids = packed.ids[person : person + 1, row]
+                with injector.apply(readouts[person : person + 1]), torch.no_grad():
+                    logits = BASE.model(ids).logits[0]
+                nll = torch.nn.functional.cross_entropy(
+                    logits, packed.targets[person, row], reduction="none"
+                )
+                total += float((nll * packed.weights[person, row]).sum())
+                weight += float(packed.weights[person, row].sum())
+        found = answer_loss(BASE.model, injector, readouts, packed)
+        assert float(found.loss) == pytest.approx(total / weight, abs=1e-4)
+        alone = [
+            answer_loss(BASE.model, injector, readouts[person : person + 1], only(packed, person))
+            for person in range(2)
+        ]
+        weights = packed.weights.sum(dim=1)
+        mean = sum(float(one.loss) * float(w) for one, w in zip(alone, weights, strict=True))
+        assert float(found.loss) == pytest.approx(mean / float(weights.sum()), abs=1e-4)
+    finally:
+        injector.detach()
+
+
+def only(made: Batch, person: int) -> Batch:
+    mine = slice(person, person + 1)
+    return replace(
+        made,
+        ids=made.ids[mine],
+        positions=made.positions[mine],
+        attends=made.attends[mine],
+        targets=made.targets[mine],
+        weights=made.weights[mine],
+        is_value=made.is_value[mine],
+    )
+
+
+# Where people come from
+
+
+def test_people_are_those_of_the_steps_phase():
+    make = people_source(CONFIG, Split.TRAIN)
+    episodes = make(random.Random(0), 4)
+    assert len(episodes) == PHASE.people
+    assert all(1 <= len(episode.questions) <= 2 for episode in episodes)
+    assert make(random.Random(0), 4) == episodes
+    assert make(random.Random(1), 4) != episodes
+
+
+def test_every_session_has_a_fact():
+    phase = replace(PHASE, facts=(1, 1), sessions=(3, 3))
+    (episode, *_) = people_source(tiny_training(phases=(phase,)), Split.TRAIN)(random.Random(0), 0)
+    assert len(episode.questions) == 3
+
+
+def test_phase_may_limit_the_kinds_of_facts():
+    phase = replace(PHASE, people=10, facts=(1, 3), kinds=3)
+    make = people_source(tiny_training(phases=(phase,)), Split.TRAIN)
+    found = {
+        one.kind
+        for seed in range(3)
+        for episode in make(random.Random(seed), 0)
+        for one in episode.questions
+    }
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_swap_pairs_share_kinds_but_no_values(seed):
+    own, other = swap_pairs(CONFIG, random.Random(seed), 0)
+    assert len(own) == len(other) == PHASE.people
+    for mine, theirs in zip(own, other, strict=True):
+        assert kinds(mine) == kinds(theirs)
+        assert not values(mine) & values(theirs)
+
+
+def test_swap_pairs_chatter_as_much_as_their_phase():
+    phase = replace(PHASE, people=8, facts=(4, 4), chatter=(0.0, 0.0))
+    own, other = swap_pairs(tiny_training(phases=(phase,)), random.Random(0), 0)
+    said = [sum(len(episode.turns) for episode in people) for people in (own, other)]
+    assert said[1] < 1.5 * said[0]
+    phase = replace(phase, chatter=(3.0, 3.0))
+    own, other = swap_pairs(tiny_training(phases=(phase,)), random.Random(0), 0)
+    chatty = [sum(len(episode.turns) for episode in people) for people in (own, other)]
+    assert chatty[0] > 2 * said[0] and chatty[1] > 2 * said[1]
+
+
+def kinds(episode: Episode) -> Counter:
+    return Counter((one.kind, one.about) for one in episode.questions)
+
+
+def values(episode: Episode) -> set[str]:
+    return {one.value.casefold() for one in episode.questions}
+
+
+def test_dialogues_are_asked_about_their_facts(tmp_path):
+    config = tiny_training(phases=(replace(PHASE, people=6, sessions=(1, 2)),))
+    make = dialogue_source(config, write_dialogues(tmp_path / "d.jsonl", 4))
+    episodes = make(random.Random(0), 0)
+    assert len(episodes) == 3
+    for episode in episodes:
+        assert episode.questions
+        assert all(one.value in one.answer for one in episode.questions)
+        assert list(episode.turns) == sorted(episode.turns, key=lambda one: one.order)
+        assert len({one.id for one in episode.turns}) == len(episode.turns)
+
+
+def test_dialogues_without_facts_are_passed_over(tmp_path):
+    path = write_dialogues(tmp_path / "d.jsonl", 1)
+    silent = write_dialogues(tmp_path / "silent.jsonl", 4, facts=False)
+    path.write_text(path.read_text() + silent.read_text())
+    make = dialogue_source(CONFIG, path)
+    for seed in range(5):
+        assert [bool(one.questions) for one in make(random.Random(seed), 0)] == [True]
+    with pytest.raises(InvalidInput, match=r"^dialogues: states no fact"):
+        dialogue_source(CONFIG, silent)(random.Random(0), 0)
+
+
+def test_missing_dialogues(tmp_path):
+    with pytest.raises(NotFound):
+        dialogue_source(CONFIG, tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, {"a"}), (1.0, {"b"}), (0.5, {"a", "b"})])
+def test_sources_are_mixed_by_their_share(share, expected):
+    make = mixed(lambda rng, step: ["a"], lambda rng, step: ["b"], share)
+    rng = random.Random(0)
+    assert {make(rng, step)[0] for step in range(50)} == expected
