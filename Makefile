@@ -31,7 +31,7 @@ model: $(INSTALLED)
 	@$(BIN)/memory models pull || echo "no base model: its tests will be skipped"
 
 test: $(INSTALLED_DEV) model
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -rs
 
 check: $(INSTALLED_DEV) $(MYPY_PATH)/memory_cli
 	$(BIN)/ruff format --check .

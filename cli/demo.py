@@ -1,10 +1,12 @@
 """`memory demo`: a whole dialogue into a memory, then its questions four ways side by side."""
 
 import fcntl
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -85,9 +87,8 @@ def demo(
         "answer is made."
     )
     output.note(f"Done in {time.monotonic() - started:.0f} s. To look at the adapter:")
-    output.note(
-        f"  MEMORY_SERVICE_DATABASE_URL={url} memory adapters show {own.memory_id.user}",
-    )
+    program = sys.argv[0] if Path(sys.argv[0]).name == "memory" else "memory"
+    output.note(f"  MEMORY_SERVICE_DATABASE_URL={url} {program} adapters show {own.memory_id.user}")
 
 
 def _choose(data: Path | None, row: str | None) -> tuple[Dialogue, Dialogue]:
@@ -95,7 +96,8 @@ def _choose(data: Path | None, row: str | None) -> tuple[Dialogue, Dialogue]:
     dialogues = [one for one in _read(data) if one.questions]
     names = [one.id for one in dialogues]
     if row is not None and row not in names:
-        raise NotFound("dialogue with questions", row, f"the first there is {names[:1]}")
+        like = ", ".join(get_close_matches(row, names) or names[:3])
+        raise NotFound("dialogue with questions", row, f"there are {len(names)}, like {like}")
     if len(dialogues) < 2:
         raise InvalidInput("data", len(dialogues), "needs at least two dialogues with questions")
     index = 0 if row is None else names.index(row)

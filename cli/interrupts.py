@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 
 _received: list[int] = []
@@ -22,8 +22,8 @@ def listen() -> None:
 
 
 def ignore() -> None:
-    """Let no further Ctrl-C disturb the end."""
-    with suppress(ValueError):  # not in the main thread
+    """Let no further Ctrl-C disturb the end of a process that listens."""
+    if signal.getsignal(signal.SIGINT) is _receive:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
 

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from memory_cli import interrupts
+from memory_cli.options import EXIT_DECLINED
 from memory_service import __version__
 from memory_service.errors import (
     BackendError,
@@ -52,6 +53,7 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 OTHER_EXIT_CODES = {
+    EXIT_DECLINED: "a question was answered with no",
     EXIT_USAGE: "the command line itself is wrong",
     EXIT_BUG: "a bug; the line tells where the traceback is",
     EXIT_INTERRUPTED: "Ctrl-C",
@@ -64,8 +66,11 @@ def main() -> NoReturn:
     interrupts.listen()
     # Threads that spin while they wait slow down everything else on the machine, us included.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with exits():
-        build_app()(prog_name="memory")
+    try:
+        with exits():
+            build_app()(prog_name="memory")
+    finally:
+        interrupts.ignore()  # what was asked for is done, or told
     sys.exit(0)
 
 

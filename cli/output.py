@@ -191,6 +191,11 @@ def bar(value: float, largest: float, width: int = 32) -> str:
     return BAR * full + (PARTS_OF_BAR[rest] if rest else "")
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things: "1 turn", "2,000 turns"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def when(time: datetime) -> str:
     """A time for people, in UTC, to the second."""
     return f"{time:%Y-%m-%d %H:%M:%S}"
@@ -230,10 +235,13 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def can_ask() -> bool:
+    """Whether there is somebody who can answer a question."""
+    return sys.stdin.isatty()
+
+
 def confirm(question: str) -> bool:
-    """Ask a yes-or-no question on the terminal; the answer is no where nobody can answer."""
-    if not sys.stdin.isatty():
-        return False
+    """Ask a yes-or-no question on the terminal."""
     messages().print(Text(visible(f"{question} [y/N] ")), end="")
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 

@@ -120,8 +120,10 @@ def list_turns(
 
 
 def _store_one(settings: Settings, memory_id: MemoryId, turn: Turn, *, is_dated: bool) -> Stored:
-    unsure = f"the turn may be stored already; `memory turns list {memory_id.user}` tells"
-    with interrupts.told(lambda: unsure), opened_store(settings) as store:
+    with (
+        interrupts.told(lambda: _told_interrupted(memory_id, Stored())),
+        opened_store(settings) as store,
+    ):
         undated = set() if is_dated else {turn.id}
         return store.run(store.it.append.turns(memory_id, [turn], undated))
 
@@ -131,7 +133,7 @@ def _store_lines(store: Opened[Store], memory_id: MemoryId, defaults: dict[str, 
     stored = Stored()
     try:
         with (
-            interrupts.told(lambda: f"at least {_told_pending(stored)}"),
+            interrupts.told(lambda: _told_interrupted(memory_id, stored)),
             output.waiting("reading turns") as report,
         ):
             for batch in read_turns(cast(Source, sys.stdin.buffer), defaults):
@@ -178,7 +180,7 @@ def _encode(settings: Settings, memory_id: MemoryId, stored: Stored) -> int:
 
 
 def _told(stored: Stored) -> str:
-    new = f"{stored.new:,} new turn{'' if stored.new == 1 else 's'}"
+    new = output.count(stored.new, "new turn")
     return f"{new}, {stored.known:,} known before" if stored.known else new
 
 
@@ -186,6 +188,13 @@ def _told_pending(stored: Stored) -> str:
     if stored == Stored():
         return "nothing was stored"
     return f"{_told(stored)} stored; what is not encoded yet will be with the next append"
+
+
+def _told_interrupted(memory_id: MemoryId, stored: Stored) -> str:
+    """What is known to be stored; what was on its way may be stored as well."""
+    if stored == Stored():
+        return f"something may be stored already; `memory turns list {memory_id.user}` tells"
+    return f"at least {_told_pending(stored)}"
 
 
 def _record(kept: KeptTurn) -> dict[str, object]:

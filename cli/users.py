@@ -7,10 +7,9 @@ import typer
 
 from memory_cli import output
 from memory_cli.opening import opened_service, opened_store
-from memory_cli.options import Json, User, Yes
+from memory_cli.options import EXIT_DECLINED, Json, User, Yes
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Head
-from memory_service.errors import InvalidInput
 from memory_service.settings import read_settings
 
 app = typer.Typer(help="Whose memories there are.", no_args_is_help=True, rich_markup_mode=None)
@@ -71,9 +70,13 @@ def delete_user(user: User, yes: Yes = False, as_json: Json = False) -> None:
     with opened_store(settings) as store:
         if not yes:
             head = store.run(store.it.inspect.user(memory_id)).head
-            question = f"Delete {head.turns:,} turns and the adapter of {user} for good?"
+            if not output.can_ask():
+                raise typer.BadParameter("nobody can be asked here: give --yes to delete")
+            turns = output.count(head.turns, "turn")
+            question = f"Delete {turns} and the adapter of {user} for good?"
             if not output.confirm(question):
-                raise InvalidInput("confirmation", "", "was not given; nothing was deleted (--yes)")
+                output.note("nothing was deleted")
+                raise typer.Exit(EXIT_DECLINED)
         with output.waiting("deleting"):
             deleted = store.run(store.it.forget.user(memory_id))
     if as_json:

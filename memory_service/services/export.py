@@ -70,9 +70,10 @@ class Export:
                 directory.rmdir()  # empty, as checked; fails where it no longer is
             unfinished.rename(directory)
         except OSError as error:
+            told = f"{directory} cannot be written ({error.strerror})"
             raise Unavailable(
                 "disk",
-                f"{directory} cannot be written ({error.strerror or error})",
+                told if error.strerror else str(error),
                 "choose another folder, or make room",
             ) from error
         finally:

@@ -141,7 +141,7 @@ class Trainer:
         """
         path = self.directory / "checkpoint.pt"
         if not path.exists():
-            raise NotFound("checkpoint", str(path), "start the run with `memory train CONFIG`")
+            raise NotFound("checkpoint", str(path), "start the run with `memory train start`")
         try:
             content = torch.load(path, weights_only=True)
             self.generator.load_state_dict(content["generator"])

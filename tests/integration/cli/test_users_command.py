@@ -4,6 +4,9 @@ import json
 import sqlite3
 from pathlib import Path
 
+import pytest
+
+from memory_cli import output
 from tests.helpers.command_line import run
 
 
@@ -55,11 +58,25 @@ def test_delete_leaves_nothing_and_tells_what_went(home: Path) -> None:
     assert b"xylophone" not in b"".join(file.read_bytes() for file in home.glob("memory.db*"))
 
 
-def test_delete_asks_and_does_nothing_without_an_answer(home: Path) -> None:
+def test_delete_asks_and_does_nothing_without_a_yes(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run("turns", "append", "ann", "hello")
-    outcome = run("users", "delete", "ann", stdin="y\n", code=3)
-    assert "was not given; nothing was deleted" in outcome.error
+    assert "give --yes" in run("users", "delete", "ann", stdin="y\n", code=2).error
+    asked: list[str] = []
+
+    def decline(question: str) -> bool:
+        asked.append(question)
+        return False
+
+    monkeypatch.setattr(output, "can_ask", lambda: True)
+    monkeypatch.setattr(output, "confirm", decline)
+    assert run("users", "delete", "ann", code=1).err == "nothing was deleted\n"
+    assert asked == ["Delete 1 turn and the adapter of ann for good?"]
     assert len(run("users", "list", "--json").json) == 1
+    monkeypatch.setattr(output, "confirm", lambda _: True)
+    run("users", "delete", "ann")
+    assert run("users", "list", "--json").json == []
 
 
 def test_rebuild_gives_the_same_adapter(home: Path) -> None:
