@@ -1,5 +1,6 @@
 """Ctrl-C: it interrupts at once, and the one line it leaves tells what became of the work."""
 
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -65,4 +66,6 @@ def _come_again(dropped: "sys.UnraisableHookArgs") -> None:
 
 def _receive(number: int, _: FrameType | None) -> None:
     _received.append(number)
+    # Libraries log what the interrupt breaks; the one line at the end tells what became of it.
+    logging.disable(logging.CRITICAL)
     raise KeyboardInterrupt

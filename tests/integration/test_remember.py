@@ -239,15 +239,10 @@ def test_interrupt_while_encoding_leaves_the_turns_stored(database_url, monkeypa
             assert await memory.remember.encode_pending(memory.id) == 1
             await memory.check(LONG)
 
-    # A background shell starts its jobs with Ctrl-C ignored; this one must be heard.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(RIDGE, "encode", interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                asyncio.run(interrupted())
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with monkeypatch.context() as patch:
+        patch.setattr(RIDGE, "encode", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(interrupted())
     asyncio.run(later())
 
 
