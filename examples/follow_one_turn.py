@@ -19,6 +19,7 @@ from memory_service.domain.chunks import chunk_session
 from memory_service.domain.messages import Message, Sampling
 from memory_service.domain.turns import new_turn
 from memory_service.generator.hidden_states import hidden_states
+from memory_service.generator.injection import Injector
 from memory_service.generator.state import add
 from memory_service.inference.tokens import Tokens
 from memory_service.settings import read_settings
@@ -40,8 +41,8 @@ def follow(service: Service) -> None:
     show("-> chunk", chunk_session.__module__, f"{len(ids)} tokens: {chunk.text!r}")
 
     with torch.inference_mode():
-        hidden = hidden_states(base.model, torch.tensor([ids]), generator.config.site_layers)[0]
-    show("-> hidden states", hidden_states.__module__, shape(hidden, "layer token d_model"))
+        hidden = hidden_states(Injector(base.model, generator), torch.tensor([ids]))[0]
+    show("-> hidden states", hidden_states.__module__, shape(hidden, "layer token feature"))
 
     update = generator.exact_update(hidden)
     show("-> update", type(generator).__module__, shape(update, "layer key column"))

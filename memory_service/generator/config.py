@@ -25,6 +25,16 @@ class Encoding(StrEnum):
     """Chunk t with the adapter of the chunks before it: how the released checkpoints learnt."""
 
 
+class Association(StrEnum):
+    """What a state associates with what (docs/decisions/0006)."""
+
+    SAME_TOKEN = "same token"  # noqa: S105  # of a text
+    """The paper: keys and values are both projections of a layer's input at one token."""
+    NEXT_TOKEN = "next token"  # noqa: S105
+    """Keys come from the adapted module's own input, values are the token that followed: what is
+    remembered is what came next, and a question's query is of the same kind as the keys."""
+
+
 @dataclass(frozen=True)
 class SvdConfig:
     """Read-out of the paper: top `rank` singular directions, singular values set to 1."""
@@ -47,6 +57,7 @@ class EncodingConfig:
     """
 
     encoding: Encoding = Encoding.INDEPENDENT
+    association: Association = Association.SAME_TOKEN
     chunk_tokens: int = 256
     dtype: str = "bfloat16"
     threads: int = 2
@@ -98,6 +109,12 @@ class GeneratorConfig:
             raise ConfigurationError(
                 "modules", "modules, d_in and d_out differ in length", "name one width a module"
             )
+        if self.encoding.association is Association.NEXT_TOKEN and len(set(self.d_in)) > 1:
+            raise ConfigurationError(
+                "encoding.association",
+                f"next token needs modules of one width, these have {self.d_in}",
+                "adapt modules with the same number of inputs",
+            )
         if not self.layers or len(set(self.layers)) != len(self.layers) or min(self.layers) < 0:
             raise ConfigurationError(
                 "layers",
@@ -114,6 +131,18 @@ class GeneratorConfig:
     def site_layers(self) -> list[int]:
         """For each adapted module the decoder layer whose input it remembers."""
         return [layer for layer, _ in self.sites]
+
+    @property
+    def key_features(self) -> int:
+        """Width of what keys are projected from, the first of a token's features."""
+        is_next = self.encoding.association is Association.NEXT_TOKEN
+        return self.d_in[0] if is_next else self.d_model
+
+    @property
+    def features(self) -> int:
+        """Width of a token's hidden states at one module: what keys and values are made from."""
+        is_next = self.encoding.association is Association.NEXT_TOKEN
+        return self.d_in[0] + self.d_model if is_next else self.d_model
 
     @property
     def scale(self) -> float:
@@ -144,6 +173,9 @@ class GeneratorConfig:
             kinds = {kind.__name__: kind for kind in (SvdConfig, RidgeConfig)}
             encoding = dict(content.pop("encoding"))
             encoding["encoding"] = Encoding(encoding["encoding"])
+            encoding["association"] = Association(
+                encoding.get("association", Association.SAME_TOKEN)
+            )
             for key in ("layers", "modules", "d_in", "d_out"):
                 content[key] = tuple(content[key])
             return cls(

@@ -18,9 +18,11 @@ NORM_EPSILON = 1e-6
 class Generator(nn.Module):
     """Hidden states -> update, state -> read-out (Generative Adapter, arXiv 2411.05877, section 3).
 
-    With Hn = rmsnorm(H; g): keys K = Hn A_k^T, values V = Hn A_v^T; the adapted module computes
-    y = W x + scale * B N^T A_q x. `a_q`, `a_k`, `a_v`, `b` are the official `fastlora_A1`, `A2`,
-    `A3`, `B`. Before training B is zero, so every adapter starts as no change.
+    Keys K = rmsnorm(H; g) A_k^T, values V = rmsnorm(H; g) A_v^T; the adapted module computes
+    y = W x + scale * B N^T A_q x. Under `Association.NEXT_TOKEN` keys and values are made from
+    different features of a token, each normalised by itself. `a_q`, `a_k`, `a_v`, `b` are the
+    official `fastlora_A1`, `A2`, `A3`, `B`. Before training B is zero, so every adapter starts as
+    no change.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -32,8 +34,8 @@ class Generator(nn.Module):
         def normal(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.randn(*shape) / math.sqrt(shape[-1]))
 
-        self.norm = nn.Parameter(torch.ones(sites, config.d_model))
-        self.a_k = normal(sites, config.key_width, config.d_model)
+        self.norm = nn.Parameter(torch.ones(sites, config.features))
+        self.a_k = normal(sites, config.key_width, config.key_features)
         self.a_v = normal(sites, config.value_width, config.d_model)
         self.a_q = nn.ParameterList([normal(config.key_width, d_in) for d_in, _ in widths])
         self.b = nn.ParameterList(
@@ -43,32 +45,32 @@ class Generator(nn.Module):
 
     def update(
         self,
-        hidden: Float[Tensor, "*batch layer token d_model"],
+        hidden: Float[Tensor, "*batch layer token feature"],
         mask: Bool[Tensor, "*batch token"] | None = None,
     ) -> Float[Tensor, "*batch layer key column"]:
         """What a chunk contributes to the state; tokens outside `mask` contribute nothing.
 
-        Keys, values and the read-out's gates are one product of the hidden states: the norm's
-        weight is folded into the projections, its statistic is applied to their (narrow) result.
+        The read-out's gates read all features of a token, keys and values each their own side.
         """
         config = self.config
-        projections = torch.cat([self.a_k, self.a_v, self.readout.gate_weight(self.a_k)], dim=1)
-        projected = einsum(
-            hidden,
-            (projections * self.norm.unsqueeze(1)).to(hidden.dtype),
-            "... layer token d_model, layer column d_model -> ... layer token column",
-        ).float()
-        scale = hidden.float().square().mean(dim=-1, keepdim=True).add(NORM_EPSILON).rsqrt()
-        keys, values, gates = (projected * scale).tensor_split(
-            [config.key_width, config.key_width + config.value_width], dim=-1
-        )
+        key_side = slice(0, config.key_features)
+        value_side = slice(config.features - config.d_model, config.features)
+        gate_weight = self.readout.gate_weight(self.norm)
+
+        def project(side: slice, weight: Tensor) -> Tensor:
+            return _project(hidden[..., side], weight * self.norm[:, None, side])
+
+        keys, values = project(key_side, self.a_k), project(value_side, self.a_v)
+        gates = project(key_side, gate_weight[..., key_side])
+        if value_side != key_side:
+            gates = gates + project(value_side, gate_weight[..., value_side])
         if mask is not None:
             kept = mask.unsqueeze(-2).unsqueeze(-1)  # [*batch 1 token 1]
             keys, values = keys * kept, values * kept
         return self.readout.update(keys, values, gates)
 
     def exact_update(
-        self, hidden: Float[Tensor, "layer token d_model"]
+        self, hidden: Float[Tensor, "layer token feature"]
     ) -> Int64[Tensor, "layer key column"]:
         """A chunk's update on the grid: the form in which updates are added and stored.
 
@@ -97,3 +99,16 @@ class Generator(nn.Module):
                 return torch.zeros(shape, dtype=self.config.dtype)
             value = from_grid(state, self.config.encoding.grid_exponent)
             return self.readout(value.to(self.norm.device)).to(self.config.dtype)
+
+
+def _project(
+    hidden: Float[Tensor, "*batch layer token d_in"], weight: Float[Tensor, "layer d_out d_in"]
+) -> Float[Tensor, "*batch layer token d_out"]:
+    """rmsnorm(hidden) weight^T: the norm's statistic is applied to the (narrow) product."""
+    projected = einsum(
+        hidden,
+        weight.to(hidden.dtype),
+        "... layer token d_in, layer d_out d_in -> ... layer token d_out",
+    )
+    scale = hidden.float().square().mean(dim=-1, keepdim=True).add(NORM_EPSILON).rsqrt()
+    return projected.float() * scale

@@ -39,10 +39,12 @@ class Injector:
     """
 
     def __init__(self, model: PreTrainedModel, generator: Generator) -> None:
+        self.model = model
+        self.config = config = generator.config
         self._generator = generator
-        config = generator.config
         self._shape = (len(config.sites), config.key_width, config.value_width)
         self._applied: ContextVar[_Applied | None] = ContextVar("applied_adapters", default=None)
+        self._recorded: ContextVar[dict[int, Tensor] | None] = ContextVar("recorded", default=None)
         self._handles = [
             module.register_forward_hook(self._hook(index))
             for index, module in enumerate(_adapted_modules(model, generator))
@@ -82,8 +84,24 @@ class Injector:
         finally:
             self._applied.reset(token)
 
+    @contextmanager
+    def recording(self) -> Iterator[dict[int, Tensor]]:
+        """Collect the adapted modules' inputs of the last pass in the block, by position.
+
+        In this thread or task only, as `apply`.
+        """
+        recorded: dict[int, Tensor] = {}
+        token = self._recorded.set(recorded)
+        try:
+            yield recorded
+        finally:
+            self._recorded.reset(token)
+
     def _hook(self, index: int):  # type: ignore[no-untyped-def]  # torch types hooks as Callable
         def add_adapter(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+            recorded = self._recorded.get()
+            if recorded is not None:
+                recorded[index] = args[0]
             applied = self._applied.get()
             if applied is None:
                 return output

@@ -21,10 +21,10 @@ class ReadOut(nn.Module, ABC):
     columns: int
 
     def gate_weight(
-        self, a_k: Float[Tensor, "layer key d_model"]
-    ) -> Float[Tensor, "layer gate d_model"]:
-        """What projects a token's normalised hidden state to its gates; here there are none."""
-        return a_k[:, :0]
+        self, norm: Float[Tensor, "layer feature"]
+    ) -> Float[Tensor, "layer gate feature"]:
+        """What projects a token's normalised features to its gates; here there are none."""
+        return norm.unsqueeze(1)[:, :0]
 
     @abstractmethod
     def update(
@@ -103,18 +103,18 @@ class RidgeReadOut(ReadOut):
     additive as the paper's.
     """
 
-    def __init__(self, layers: int, key_width: int, value_width: int, d_model: int) -> None:
+    def __init__(self, layers: int, key_width: int, value_width: int, features: int) -> None:
         super().__init__()
         self.key_width = key_width
         self.columns = key_width + value_width
-        self.strength_weight = nn.Parameter(torch.zeros(layers, d_model))
+        self.strength_weight = nn.Parameter(torch.zeros(layers, features))
         self.strength_bias = nn.Parameter(torch.zeros(layers))
         self.log_lambda_0 = nn.Parameter(torch.zeros(layers))
         self.log_lambda_1 = nn.Parameter(torch.full((layers,), -3.0))
 
     def gate_weight(
-        self, a_k: Float[Tensor, "layer key d_model"]
-    ) -> Float[Tensor, "layer gate d_model"]:
+        self, norm: Float[Tensor, "layer feature"]
+    ) -> Float[Tensor, "layer gate feature"]:
         """One gate: the score of the write strength."""
         return self.strength_weight.unsqueeze(1)
 
@@ -167,5 +167,5 @@ def build_readout(config: GeneratorConfig) -> ReadOut:
             return SvdReadOut(rank, tolerance, config.value_width)
         case RidgeConfig():
             return RidgeReadOut(
-                len(config.sites), config.key_width, config.value_width, config.d_model
+                len(config.sites), config.key_width, config.value_width, config.features
             )

@@ -13,6 +13,7 @@ DIMENSIONS = {
     "key": "r_k, width of keys and queries",
     "value": "r_v, width of values",
     "column": "columns of a state: value for svd, key + value for ridge",
+    "feature": "what the base model knows at a token: d_model, or d_in + d_model for next_token",
     "gate": "scores of a token that a read-out weighs it by (one for ridge, none for svd)",
     "rank": "rank of an exported LoRA",
     "d_in": "inputs of an adapted linear module",

@@ -78,9 +78,9 @@ class LocalEncoder:
             sequential = config.encoding.encoding is Encoding.SEQUENTIAL
             if sequential and state is not None and bool(state.any()):
                 with self._injector.apply(self._generator.read_out(state).unsqueeze(0)):
-                    hidden = hidden_states(self._base.model, input_ids, config.site_layers)
+                    hidden = hidden_states(self._injector, input_ids)
             else:
-                hidden = hidden_states(self._base.model, input_ids, config.site_layers)
+                hidden = hidden_states(self._injector, input_ids)
             update = self._generator.exact_update(hidden[0])
         return update.clone()
 

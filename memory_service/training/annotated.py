@@ -1,7 +1,15 @@
-"""Real dialogues whose turns are annotated with the fact they state (Multi-Session Chat)."""
+"""Real dialogues whose turns are annotated with the fact they state (Multi-Session Chat).
+
+`questions/` holds questions about two public sets of dialogues, written for this project by reading
+them: a dialogue whose id is known there comes with its questions.
+"""
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
 
 from memory_service.errors import ConfigurationError, InvalidInput, NotFound
@@ -20,11 +28,23 @@ class AnnotatedLine:
 
 
 @dataclass(frozen=True)
+class WrittenQuestion:
+    """What one speaker asks the other later; `session` (from 0) is where the answer was said."""
+
+    session: int
+    asked_by: str
+    question: str
+    answer: str
+    value: str
+
+
+@dataclass(frozen=True)
 class AnnotatedDialogue:
     """Sessions of two people, "A" and "B"."""
 
     id: str
     sessions: tuple[tuple[AnnotatedLine, ...], ...]
+    questions: tuple[WrittenQuestion, ...] = ()
 
 
 def read_annotated(path: Path) -> list[AnnotatedDialogue]:
@@ -67,5 +87,18 @@ def read_annotated(path: Path) -> list[AnnotatedDialogue]:
                 f"{path} line {number} is of the split {split!r}",
                 f"train on {' or '.join(TRAINABLE_SPLITS)} only: the others are for evaluation",
             )
-        dialogues.append(AnnotatedDialogue(name, sessions))
+        dialogues.append(AnnotatedDialogue(name, sessions, _written_questions().get(name, ())))
     return dialogues
+
+
+@cache
+def _written_questions() -> Mapping[str, tuple[WrittenQuestion, ...]]:
+    """Every shipped question, by the id of its dialogue."""
+    found: dict[str, list[WrittenQuestion]] = defaultdict(list)
+    folder = resources.files("memory_service") / "training" / "questions"
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            session = record.pop("session") - 1
+            found[record.pop("dialogue")].append(WrittenQuestion(session, **record))
+    return {name: tuple(questions) for name, questions in found.items()}

@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,18 @@ from memory_service.errors import ConfigurationError, NotFound
 from memory_service.generator.config import GeneratorConfig
 
 _REMEDY = "compare it with memory_service/training/configs"
+KNOWN_OBJECTIVES = (
+    "questions",
+    "recitation",
+    "reconstruction",
+    "completion",
+    "abstention",
+    "update",
+    "locality",
+    "chatter",
+)
+"""Their functions are in `objectives.py`."""
+
 _SPANS = ("facts", "sessions", "chatter")
 
 
@@ -52,8 +65,10 @@ class Phase:
 class TrainingConfig:
     """A training run. Widths of `generator` must fit the base model.
 
-    `dialogues` names an annotated Multi-Session-Chat file (shared/data's `msc_test.jsonl` format)
-    and `dialogue_share` the share of steps that use it; without one, all people are synthetic.
+    `objectives` weighs what is asked (`training/objectives.py`); `drift_weight` is the weight, in
+    the loss, of changing what has nothing to do with the person. `pool` is how many synthetic
+    people a phase has: one who is met again costs no pass of the base model. `dialogues` names
+    files of real ones and `dialogue_share` the share of people taken from them.
     """
 
     base_model: str
@@ -64,16 +79,26 @@ class TrainingConfig:
     learning_rate: float
     value_weight: float
     phases: tuple[Phase, ...]
-    dialogues: str | None = None
+    pool: int = 1000
+    objectives: Mapping[str, float] = field(default_factory=lambda: {"questions": 1.0})
+    drift_weight: float = 0.0
+    dialogues: tuple[str, ...] = ()
     dialogue_share: float = 0.0
     initial: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("base_model", "dialogues", "initial"):
+        for name in ("base_model", "initial"):
             value = getattr(self, name)
             is_text = isinstance(value, str) or (value is None and name != "base_model")
             _require(is_text, name, value, "a string")
-        for name, lowest in (("seed", 0), ("steps", 1), ("warmup_steps", 0)):
+        paths = self.dialogues
+        _require(
+            isinstance(paths, tuple) and all(isinstance(path, str) for path in paths),
+            "dialogues",
+            paths,
+            "a list of file names",
+        )
+        for name, lowest in (("seed", 0), ("steps", 1), ("warmup_steps", 0), ("pool", 1)):
             value = getattr(self, name)
             _require(
                 _is_whole(value) and value >= lowest, name, value, f"a whole number from {lowest}"
@@ -81,6 +106,19 @@ class TrainingConfig:
         for name in ("learning_rate", "value_weight"):
             value = getattr(self, name)
             _require(_is_number(value) and value > 0, name, value, "a number above 0")
+        drift = self.drift_weight
+        _require(_is_number(drift) and drift >= 0, "drift_weight", drift, "a number from 0")
+        _require(
+            isinstance(self.objectives, Mapping)
+            and self.objectives.get("questions", 0) > 0
+            and all(
+                name in KNOWN_OBJECTIVES and _is_number(weight) and weight >= 0
+                for name, weight in self.objectives.items()
+            ),
+            "objectives",
+            self.objectives,
+            f"weights from 0 of {', '.join(KNOWN_OBJECTIVES)}; questions above 0",
+        )
         share = self.dialogue_share
         _require(_is_number(share) and 0 <= share <= 1, "dialogue_share", share, "from 0 to 1")
         ends = [phase.until_step for phase in self.phases]
@@ -110,6 +148,8 @@ class TrainingConfig:
                 Phase(**{**phase, **{span: tuple(phase[span]) for span in _SPANS}})
                 for phase in content.pop("phases")
             )
+            if isinstance(content.get("dialogues"), list):
+                content["dialogues"] = tuple(content["dialogues"])
             return cls(generator=generator, phases=phases, **content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(

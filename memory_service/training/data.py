@@ -1,9 +1,10 @@
 """Episodes -> tensors: what one training step sees."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from memory_service.errors import InvalidInput
 from memory_service.inference.base_models import BaseModel
 from memory_service.inference.tokens import Tokens
 from memory_service.training.annotated import AnnotatedDialogue, read_annotated
-from memory_service.training.config import TrainingConfig
+from memory_service.training.config import Phase, TrainingConfig
 from memory_service.training.dialogue_facts import questions_from_fact
+from memory_service.training.objectives import OBJECTIVES, UNRELATED, Ask, choose
+from memory_service.training.objectives import questions as ask_question
 from memory_service.training.people import (
     USER_SHARE,
     Episode,
@@ -34,24 +37,23 @@ MakeEpisodes = Callable[[random.Random, int], list[Episode]]
 
 
 @dataclass(frozen=True)
-class Chunks:
-    """Chunks of similar length, padded on the right; `owner` says whose each one is."""
+class Span:
+    """Where a row lies in a packed line."""
 
-    ids: Tensor  # int64 [chunk token]
-    mask: Tensor  # bool [chunk token]
-    owner: Tensor  # int64 [chunk]
+    person: int
+    start: int
+    length: int
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Several people's chunks, and questions about them.
+class Rows:
+    """Questions with their answers; all about one person are packed into one line.
 
-    All questions about a person are packed into one row: `positions` restart at each question and
-    `attends` keeps a question from seeing the others. `weights` is 0 outside the answers.
+    `positions` restart at each question and `attends` keeps a question from seeing the others.
+    `weights` is 0 outside the answers.
     """
 
-    chunks: tuple[Chunks, ...]
-    questions: int
+    spans: tuple[Span, ...]
     ids: Tensor  # int64 [person token]
     positions: Tensor  # int64 [person token]
     attends: Tensor  # bool [person 1 token token]
@@ -59,11 +61,26 @@ class Batch:
     weights: Tensor  # float32 [person token]
     is_value: Tensor  # bool [person token], targets that carry the fact
 
+
+@dataclass(frozen=True)
+class Batch:
+    """Several people's chunks, questions about them, and what has nothing to do with them."""
+
+    chunks: tuple[tuple[tuple[int, ...], ...], ...]  # of each person
+    asked: Rows
+    unrelated: Rows | None
+
+    @property
+    def questions(self) -> int:
+        """Questions about the people."""
+        return len(self.asked.spans)
+
     @property
     def tokens(self) -> int:
         """Tokens read, padding not counted."""
-        read = sum(int(chunks.mask.sum()) for chunks in self.chunks)
-        return read + int(self.attends.any(dim=-1).sum())
+        rows = [self.asked] if self.unrelated is None else [self.asked, self.unrelated]
+        chunks = sum(len(chunk) for person in self.chunks for chunk in person)
+        return chunks + sum(span.length for part in rows for span in part.spans)
 
 
 class Collator:
@@ -75,86 +92,126 @@ class Collator:
         self._config = config
 
     def batch(self, episodes: Sequence[Episode], questions: int, rng: random.Random) -> Batch:
-        """Turn people into tensors; each is asked `questions` questions."""
-        chunks: list[tuple[int, list[int]]] = []
-        people: list[list[_Row]] = []
-        for index, episode in enumerate(episodes):
-            chunks += [(index, ids) for ids in self._chunks(episode.turns)]
-            asked = list(episode.questions)
-            rng.shuffle(asked)
-            people.append([self._row(asked[number % len(asked)]) for number in range(questions)])
-        return _pack(chunks, people, self._config.value_weight)
+        """Turn people into tensors; each is asked `questions` times, by the config's objectives."""
+        weights = self._config.objectives
+        asked = [self._asked(rng, episode, questions) for episode in episodes]
+        unrelated: list[list[_Row]] = []
+        for index in range(len(episodes)):
+            objective = choose(rng, weights, UNRELATED)
+            other = episodes[(index + 1) % len(episodes)]
+            ask = None if objective is None else objective(rng, other)
+            unrelated.append([] if ask is None else [self._row(ask)])
+        return Batch(
+            chunks=tuple(tuple(self._chunks(episode.turns)) for episode in episodes),
+            asked=_pack(asked, self._config.value_weight),
+            unrelated=_pack(unrelated, 1.0) if any(unrelated) else None,
+        )
 
-    def _chunks(self, turns: Iterable[Turn]) -> list[list[int]]:
+    def questions(self, episodes: Sequence[Episode], count: int, rng: random.Random) -> Batch:
+        """Turn people into tensors, asked nothing but their facts: for measuring."""
+        people = []
+        for episode in episodes:
+            known = rng.sample(episode.questions, len(episode.questions))
+            people.append([self._question(known[n % len(known)]) for n in range(count)])
+        chunks = tuple(tuple(self._chunks(episode.turns)) for episode in episodes)
+        return Batch(chunks, _pack(people, self._config.value_weight), None)
+
+    def _asked(self, rng: random.Random, episode: Episode, count: int) -> "list[_Row]":
+        """Rows by objectives drawn by weight; questions in turn, so that all facts are asked."""
+        known = rng.sample(episode.questions, len(episode.questions))
+        rows: list[_Row] = []
+        for number in range(count):
+            objective = choose(rng, self._config.objectives, OBJECTIVES)
+            ask = None if objective in (None, ask_question) else objective(rng, episode)
+            if ask is None:
+                rows.append(self._question(known[number % len(known)]))
+            else:
+                rows.append(self._row(ask))
+        return rows
+
+    def _question(self, question: Question) -> "_Row":
+        return self._row(Ask((Message("user", question.text),), question.answer, question.value))
+
+    def _chunks(self, turns: Iterable[Turn]) -> list[tuple[int, ...]]:
         sessions: dict[str, list[Turn]] = {}
         for turn in turns:
             sessions.setdefault(turn.session, []).append(turn)
         budget = self._config.generator.encoding.chunk_tokens - len(self._tokens.begin)
         return [
-            self._tokens.chunk_ids(chunk.texts)
+            tuple(self._tokens.chunk_ids(chunk.texts))
             for session in sessions.values()
             for chunk in chunk_session(session, budget, lambda text: len(self._tokens.ids(text)))
         ]
 
-    def _row(self, question: Question) -> "_Row":
-        prompt = self._tokens.prompt_ids([Message("user", question.text)])
-        encoded = self._tokenizer(
-            question.answer, add_special_tokens=False, return_offsets_mapping=True
-        )
-        start = question.answer.find(question.value)
-        end = start + len(question.value)
+    def _row(self, ask: Ask) -> "_Row":
+        prompt = self._tokens.prompt_ids(list(ask.messages))
+        encoded = self._tokenizer(ask.answer, add_special_tokens=False, return_offsets_mapping=True)
+        value = ask.value or ""
+        start = ask.answer.find(value)
+        end = start + len(value)
         is_value = [first < end and last > start for first, last in encoded["offset_mapping"]]
         eos = int(self._tokenizer.eos_token_id)
         return _Row(prompt, [*encoded["input_ids"], eos], [*is_value, False])
 
 
 def people_source(config: TrainingConfig, split: Split) -> MakeEpisodes:
-    """Synthetic people of the step's phase."""
+    """Synthetic people of the step's phase.
+
+    People of the training split come from a pool of `config.pool` a phase, so that most of them
+    were met before and their chunks need not be encoded again.
+    """
 
     def make(rng: random.Random, step: int) -> list[Episode]:
         phase = config.phase(step)
-        sessions = rng.randint(*phase.sessions)
-        episodes = []
-        for _ in range(phase.people):
-            facts = max(rng.randint(*phase.facts), sessions)
-            episodes.append(
-                make_episode(
-                    rng,
-                    split,
-                    facts=facts,
-                    sessions=sessions,
-                    chatter=rng.uniform(*phase.chatter),
-                    kinds=None if phase.kinds is None else _some_kinds(rng, phase.kinds, facts),
-                )
-            )
-        return episodes
+        if split is Split.TEST:
+            return [_person(rng, split, phase) for _ in range(phase.people)]
+        return [
+            _pooled(config.seed, phase, rng.randrange(config.pool)) for _ in range(phase.people)
+        ]
 
     return make
 
 
-def dialogue_source(config: TrainingConfig, path: Path) -> MakeEpisodes:
-    """Annotated real dialogues: some of their sessions, either speaker as the user.
+@lru_cache(maxsize=4096)
+def _pooled(seed: int, phase: Phase, number: int) -> Episode:
+    rng = random.Random(f"{seed}-person-{phase}-{number}")  # noqa: S311  # not security
+    return _person(rng, Split.TRAIN, phase)
 
-    A step takes half as many people as of synthetic ones: real sessions are longer.
+
+def _person(rng: random.Random, split: Split, phase: Phase) -> Episode:
+    sessions = rng.randint(*phase.sessions)
+    facts = max(rng.randint(*phase.facts), sessions)
+    return make_episode(
+        rng,
+        split,
+        facts=facts,
+        sessions=sessions,
+        chatter=rng.uniform(*phase.chatter),
+        kinds=None if phase.kinds is None else _some_kinds(rng, phase.kinds, facts),
+    )
+
+
+def dialogue_source(config: TrainingConfig, paths: Sequence[Path]) -> MakeEpisodes:
+    """Real dialogues: some of their sessions, asked by one of the two speakers.
 
     Raises:
         NotFound: there is no such file.
-        InvalidInput: it holds no dialogues, or none that states a fact that can be asked.
+        InvalidInput: it holds no dialogues, or none that can be asked about.
         ConfigurationError: it cannot be read, or holds evaluation data.
     """
-    dialogues = read_annotated(path)
+    dialogues = [dialogue for path in paths for dialogue in read_annotated(path)]
 
     def make(rng: random.Random, step: int) -> list[Episode]:
         phase = config.phase(step)
-        count = rng.randint(*phase.sessions)
         episodes = (
-            _dialogue_episode(rng, dialogue, count)
+            _dialogue_episode(rng, dialogue, rng.randint(*phase.sessions))
             for dialogue in rng.sample(dialogues, len(dialogues))
         )
         able = (episode for episode in episodes if episode.questions)
-        chosen = list(islice(able, max(1, phase.people // 2)))
+        chosen = list(islice(able, phase.people))
         if not chosen:
-            raise InvalidInput("dialogues", str(path), "states no fact that can be asked")
+            named = ", ".join(str(path) for path in paths)
+            raise InvalidInput("dialogues", named, "state no fact that can be asked")
         return chosen
 
     return make
@@ -177,32 +234,48 @@ def swap_pairs(
     return own, [twin(rng, Split.TEST, episode, chatter=chatter) for episode in own]
 
 
-def mixed(first: MakeEpisodes, second: MakeEpisodes, share_of_second: float) -> MakeEpisodes:
-    """Take each step's people from one of two sources."""
+def mixed(sources: Sequence[tuple[MakeEpisodes, float]]) -> MakeEpisodes:
+    """Draw every person of a step from one of several sources, by weight."""
+    makers = [make for make, _ in sources]
+    weights = [weight for _, weight in sources]
 
     def make(rng: random.Random, step: int) -> list[Episode]:
-        return (second if rng.random() < share_of_second else first)(rng, step)
+        people = [source(rng, step) for source in makers]
+        longest = max(len(some) for some in people)
+        drawn = rng.choices(range(len(makers)), weights, k=longest)
+        return [people[source][n % len(people[source])] for n, source in enumerate(drawn)]
 
     return make
 
 
 def _dialogue_episode(rng: random.Random, dialogue: AnnotatedDialogue, count: int) -> Episode:
-    user = rng.choice("AB")
+    """Some neighbouring sessions; dates are a function of the dialogue, so that chunks recur."""
     start = rng.randrange(max(1, len(dialogue.sessions) - count + 1))
-    day = parse_time("2024-01-01T10:00:00Z") + timedelta(days=rng.randrange(1000))
-    turns: list[Turn] = []
-    facts: list[tuple[str, Role]] = []
-    for number, session in enumerate(dialogue.sessions[start : start + count]):
+    kept = range(start, min(start + count, len(dialogue.sessions)))
+    written = [question for question in dialogue.questions if question.session in kept]
+    user = written[0].asked_by if written else rng.choice("AB")
+    dates = random.Random(dialogue.id)  # noqa: S311  # not security
+    day = parse_time("2024-01-01T10:00:00Z") + timedelta(days=dates.randrange(1000))
+    turns: dict[int, list[Turn]] = {}
+    questions: list[Question] = []
+    for number, session in enumerate(dialogue.sessions):
         for position, line in enumerate(session):
             role = Role.USER if line.speaker == user else Role.ASSISTANT
             time = day + timedelta(days=7 * number, minutes=position)
-            turns.append(Turn(f"s{number}", role, line.text, time, f"s{number}t{position:03d}"))
-            if line.fact:
-                facts.append((line.fact, role))
-    questions: list[Question] = []
-    for fact, role in rng.sample(facts, len(facts)):
-        questions += questions_from_fact(rng, fact, role)
-    return Episode(turns=tuple(turns), questions=tuple(questions))
+            turn = Turn(f"s{number}", role, line.text, time, f"s{number}t{position:03d}")
+            turns.setdefault(number, []).append(turn)
+            if line.fact and not written and number in kept:
+                questions += questions_from_fact(rng, line.fact, role)
+    questions += [
+        Question(one.question, one.answer, one.value, "written", Role.USER)
+        for one in written
+        if one.asked_by == user
+    ]
+    return Episode(
+        turns=tuple(turn for number in kept for turn in turns.get(number, ())),
+        questions=tuple(questions),
+        upcoming=tuple(turns.get(kept.stop, ())),
+    )
 
 
 @dataclass(frozen=True)
@@ -212,9 +285,7 @@ class _Row:
     is_value: list[bool]
 
 
-def _pack(
-    chunks: list[tuple[int, list[int]]], people: list[list[_Row]], value_weight: float
-) -> Batch:
+def _pack(people: list[list[_Row]], value_weight: float) -> Rows:
     used = [sum(len(row.prompt) + len(row.answer) - 1 for row in rows) for rows in people]
     shape = (len(people), _round_up(max(used)))
     ids = torch.zeros(shape, dtype=torch.int64)
@@ -223,11 +294,13 @@ def _pack(
     targets = torch.zeros(shape, dtype=torch.int64)
     weights = torch.zeros(shape)
     is_value = torch.zeros(shape, dtype=torch.bool)
+    spans: list[Span] = []
     for person, rows in enumerate(people):
         start = 0
         for number, row in enumerate(rows):
             text = row.prompt + row.answer[:-1]
             end, first = start + len(text), start + len(row.prompt) - 1
+            spans.append(Span(person, start, len(text)))
             ids[person, start:end] = torch.tensor(text)
             positions[person, start:end] = torch.arange(len(text))
             question[person, start:end] = number
@@ -237,9 +310,8 @@ def _pack(
             start = end
     weights[is_value] = value_weight
     same = question.unsqueeze(2) == question.unsqueeze(1)  # [person token token]
-    return Batch(
-        chunks=tuple(_group(chunks)),
-        questions=sum(len(rows) for rows in people),
+    return Rows(
+        spans=tuple(spans),
         ids=ids,
         positions=positions,
         attends=torch.tril(same & (question >= 0).unsqueeze(2)).unsqueeze(1),
@@ -247,24 +319,6 @@ def _pack(
         weights=weights,
         is_value=is_value,
     )
-
-
-def _group(chunks: list[tuple[int, list[int]]], padded_tokens: int = 2048) -> Iterator[Chunks]:
-    """Chunks sorted by length, in groups of limited size: little padding, little memory."""
-    ordered = sorted(chunks, key=lambda chunk: len(chunk[1]))
-    while ordered:
-        width = _round_up(len(ordered[-1][1]))
-        fitting = max(1, padded_tokens // width)
-        group, ordered = ordered[-fitting:], ordered[:-fitting]
-        ids = torch.zeros(len(group), width, dtype=torch.int64)
-        for index, (_, tokens) in enumerate(group):
-            ids[index, : len(tokens)] = torch.tensor(tokens)
-        lengths = torch.tensor([len(tokens) for _, tokens in group])
-        yield Chunks(
-            ids=ids,
-            mask=torch.arange(width) < lengths.unsqueeze(1),
-            owner=torch.tensor([owner for owner, _ in group]),
-        )
 
 
 def _round_up(length: int, multiple: int = 16) -> int:

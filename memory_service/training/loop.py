@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from types import FrameType
+from typing import Any
 
 import structlog
 import torch
@@ -29,12 +30,14 @@ from memory_service.training.data import (
     people_source,
     swap_pairs,
 )
+from memory_service.training.frozen import FrozenBase
 from memory_service.training.initial import tie_to_base_model
-from memory_service.training.objective import answer_loss, read_outs
+from memory_service.training.losses import Answers, read_outs
 from memory_service.training.people import Split
 
 CHECKPOINT_EVERY_S = 600.0
 MEASURE_EVERY_STEPS = 20
+SCALAR_RATE_SHARE = 10.0
 FINAL_RATE = 0.05
 """Learning rate at the end of the cosine, as a share of the peak."""
 
@@ -48,10 +51,13 @@ class Progress:
     step: int
     loss: float
     value_nll: float
+    drift: float
     learning_rate: float
     questions_per_s: float
     elapsed_s: float
     own_nll: float | None = None
+    own_recalled: float | None = None
+    swap_recalled: float | None = None
     swap_gap: float | None = None
     readout_cosine: float | None = None
 
@@ -72,8 +78,10 @@ class Trainer:
         self._injector = Injector(base.model, self.generator)
         self._collator = Collator(base, config)
         self._make = self._source()
+        self._frozen = FrozenBase(self._injector, directory)
+        self._answers = Answers(self._injector, self._frozen)
         self._optimizer = torch.optim.AdamW(
-            self.generator.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0
+            _parameter_groups(self.generator), lr=config.learning_rate, betas=(0.9, 0.95)
         )
         self.step = 0
         self.questions = 0
@@ -165,11 +173,17 @@ class Trainer:
         batch = self._collator.batch(episodes, asked_of_each, rng)
         rate = self._learning_rate()
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        readouts = read_outs(self._base.model, self.generator, batch)
-        result = answer_loss(self._base.model, self._injector, readouts, batch)
+            group["lr"] = rate * group["rate_share"]
+        readouts = read_outs(self._frozen, self.generator, batch)
+        result = self._answers.loss(readouts, batch.asked)
+        loss = result.loss
+        drift = 0.0
+        if batch.unrelated is not None:
+            changed = self._answers.drift(readouts, batch.unrelated)
+            loss = loss + self.config.drift_weight * changed
+            drift = float(changed.detach())
         self._optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(result.loss)
+        torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
         if not torch.isfinite(norm):
             raise NumericalError("gradient", f"is not finite at step {self.step}")
@@ -183,6 +197,7 @@ class Trainer:
             step=self.step,
             loss=float(result.loss.detach()),
             value_nll=result.value_nll,
+            drift=drift,
             learning_rate=rate,
             questions_per_s=batch.questions / took,
             elapsed_s=time.monotonic() - started,
@@ -195,17 +210,18 @@ class Trainer:
         rng = random.Random(f"{self.config.seed}-measure-{self.step}")  # noqa: S311
         own, other = swap_pairs(self.config, rng, self.step)
         questions = self.config.phase(self.step).questions
-        batch = self._collator.batch(own, questions, rng)
-        twins = self._collator.batch(other, questions, rng)
-        model = self._base.model
-        mine = read_outs(model, self.generator, batch)
-        theirs = read_outs(model, self.generator, twins)
-        own_nll = answer_loss(model, self._injector, mine, batch).value_nll
-        swap_nll = answer_loss(model, self._injector, theirs, batch).value_nll
+        batch = self._collator.questions(own, questions, rng)
+        twins = self._collator.questions(other, questions, rng)
+        mine = read_outs(self._frozen, self.generator, batch)
+        theirs = read_outs(self._frozen, self.generator, twins)
+        told = self._answers.loss(mine, batch.asked)
+        swapped = self._answers.loss(theirs, batch.asked)
         cosine = torch.nn.functional.cosine_similarity(mine.flatten(1), theirs.flatten(1)).mean()
         return {
-            "own_nll": own_nll,
-            "swap_gap": swap_nll - own_nll,
+            "own_nll": told.value_nll,
+            "swap_gap": swapped.value_nll - told.value_nll,
+            "own_recalled": told.recalled,
+            "swap_recalled": swapped.recalled,
             "readout_cosine": float(cosine),
         }
 
@@ -220,7 +236,7 @@ class Trainer:
     def _initial_generator(self) -> Generator:
         if self.config.initial is None:
             untrained = Generator(self.config.generator)
-            tie_to_base_model(untrained, self._base.model)
+            tie_to_base_model(untrained, self._base)
             return untrained
         generator = load_generator(Path(self.config.initial))
         if generator.config != self.config.generator:
@@ -232,10 +248,24 @@ class Trainer:
 
     def _source(self) -> MakeEpisodes:
         people = people_source(self.config, Split.TRAIN)
-        if self.config.dialogues is None:
+        share = self.config.dialogue_share
+        if not self.config.dialogues or share == 0:
             return people
-        dialogues = dialogue_source(self.config, Path(self.config.dialogues))
-        return mixed(people, dialogues, self.config.dialogue_share)
+        paths = [Path(path) for path in self.config.dialogues]
+        return mixed([(people, 1 - share), (dialogue_source(self.config, paths), share)])
+
+
+def _parameter_groups(generator: Generator) -> list[dict[str, Any]]:
+    """Matrices, and the read-out's few scalars, whose gradients are as large but rates too small.
+
+    A lambda is learnt as its logarithm: at a matrix's rate it would hardly move in a run.
+    """
+    scalars = [one for one in generator.parameters() if one.ndim == 1]
+    matrices = [one for one in generator.parameters() if one.ndim > 1]
+    return [
+        {"params": matrices, "rate_share": 1.0, "weight_decay": 0.0},
+        {"params": scalars, "rate_share": SCALAR_RATE_SHARE, "weight_decay": 0.0},
+    ]
 
 
 def _sources(config: TrainingConfig) -> list[dict[str, str]]:
@@ -247,14 +277,21 @@ def _sources(config: TrainingConfig) -> list[dict[str, str]]:
             "licence": "Apache-2.0",
         }
     ]
-    if config.dialogues is not None:
-        sources.append(
+    if config.dialogues and config.dialogue_share:
+        names = ", ".join(Path(path).name for path in config.dialogues)
+        sources += [
             {
-                "name": "Multi-Session Chat, test split, annotated facts",
-                "source": "Xu et al. 2021, ParlAI",
+                "name": f"real dialogues ({names})",
+                "source": "Multi-Session Chat, test split (Xu et al. 2021, ParlAI); "
+                "Synthetic-Persona-Chat (Jandaghi et al. 2023)",
                 "licence": "CC BY 4.0",
-            }
-        )
+            },
+            {
+                "name": "questions about them",
+                "source": "memory_service/training/questions, written for this project",
+                "licence": "Apache-2.0",
+            },
+        ]
     return sources
 
 

@@ -6,7 +6,7 @@ pay and copying from the adapter does; `twin` makes the swap control (same kinds
 
 import random
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,6 +29,9 @@ SAME_KIND_SHARE = 0.12
 
 RENEWED_SHARE = 0.08
 """Share of episodes of several sessions in which a later turn changes a fact of the user."""
+
+UNTOLD = 2
+"""Questions about an episode that it does not answer."""
 
 SHORT_SHARE = 0.12
 """Share of questions that ask for the bare value."""
@@ -72,6 +75,10 @@ _PAIR_FORMS_TEST = (
 _ASK_FORMS_TEST = ("{ask}", "Let me test you. {ask}", "The other day {topic} came up. {ask}")
 _SHORT_FORMS_TEST = ("Without a full sentence, {asks}", "{ask} Only name it, no sentence.")
 
+_UNTOLD_FORMS = {
+    Role.USER: ("You haven't told me that.", "I don't know, you haven't told me."),
+    Role.ASSISTANT: ("I haven't told you that.", "I haven't told you about that."),
+}
 _NOW_FORMS = ("{question}", "As things stand now: {question}", "{question} I mean now.")
 
 
@@ -84,21 +91,30 @@ class Split(StrEnum):
 
 @dataclass(frozen=True)
 class Question:
-    """What the user asks later; `answer` holds `value` verbatim exactly once."""
+    """What the user asks later; `answer` holds `value` verbatim exactly once.
+
+    `renewed` marks a fact that a later turn changed: the answer is the newer value.
+    """
 
     text: str
     answer: str
     value: str
     kind: str
     about: Role
+    renewed: bool = False
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A conversation over one or more sessions, and the questions it answers."""
+    """A conversation over one or more sessions, and the questions it answers.
+
+    `untold` are questions that it does not answer, `upcoming` what was said afterwards.
+    """
 
     turns: tuple[Turn, ...]
     questions: tuple[Question, ...]
+    untold: tuple[Question, ...] = ()
+    upcoming: tuple[Turn, ...] = ()
 
 
 def list_kinds() -> tuple[str, ...]:
@@ -260,7 +276,18 @@ def _make(rng: random.Random, split: Split, facts: Sequence[Fact], shape: _Shape
         for fact in rng.sample(now, len(now))
         for _ in range(shape.questions_per_fact)
     ]
-    return Episode(turns, tuple(questions))
+    return Episode(turns, tuple(questions), untold=tuple(_untold(rng, facts, test=test)))
+
+
+def _untold(rng: random.Random, facts: Sequence[Fact], *, test: bool) -> Iterator[Question]:
+    """Questions about kinds of facts that nobody stated."""
+    told = {fact.kind.name for fact in facts}
+    free = [kind for kind in load_kinds().values() if kind.name not in told]
+    for kind in rng.sample(free, min(UNTOLD, len(free))):
+        owner = rng.choice((Role.USER, Role.ASSISTANT))
+        text = _question_text(rng, Fact(kind, owner, "what"), test=test, short=False)
+        answer = rng.choice(_UNTOLD_FORMS[owner])
+        yield Question(text, answer, "haven't told", kind.name, owner)
 
 
 def _renew_one(
@@ -294,7 +321,7 @@ def _ask(rng: random.Random, fact: Fact, *, test: bool, renewed: bool) -> Questi
     if renewed:
         text = rng.choice(_NOW_FORMS).replace("{question}", text)
     answer = fact.value if short else _answer_text(rng, fact)
-    return Question(text, answer, fact.value, fact.kind.name, fact.owner)
+    return Question(text, answer, fact.value, fact.kind.name, fact.owner, renewed)
 
 
 def _question_text(rng: random.Random, fact: Fact, *, test: bool, short: bool) -> str:

@@ -22,11 +22,12 @@ def tiny_config(
     readout: SvdConfig | RidgeConfig | None = None,
     modules: tuple[str, ...] = (O_PROJ,),
     encoding: EncodingConfig = FLOAT32,
+    layers: tuple[int, ...] = (0, 1),
 ) -> GeneratorConfig:
     """Key width 8 and value width 6, so that a transposed matrix never fits."""
     return GeneratorConfig(
         d_model=32,
-        layers=(0, 1),
+        layers=layers,
         modules=modules,
         d_in=tuple(WIDTHS[module][0] for module in modules),
         d_out=tuple(WIDTHS[module][1] for module in modules),

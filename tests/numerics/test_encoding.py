@@ -16,7 +16,7 @@ from memory_service.domain.turns import Turn, new_turn
 from memory_service.errors import IncompatibleState
 from memory_service.generator.config import Encoding, EncodingConfig, RidgeConfig, SvdConfig
 from memory_service.generator.generator import Generator
-from memory_service.generator.hidden_states import hidden_states
+from memory_service.generator.hidden_states import layer_inputs
 from memory_service.generator.injection import Injector
 from memory_service.generator.state import add, digest
 from memory_service.inference.base_models import BaseModel
@@ -146,7 +146,7 @@ def test_an_update_is_the_generators_update_of_the_chunks_text() -> None:
     generator = tiny_generator(tiny_config(None, (O_PROJ, DOWN_PROJ)))
     chunk = three_chunks(encoder)[0]
     ids = base.tokenizer(chunk.text, return_tensors="pt")["input_ids"]
-    hidden = hidden_states(base.model, ids, [0, 0, 1, 1])
+    hidden = layer_inputs(base.model, ids, [0, 0, 1, 1])
     assert torch.equal(generator.exact_update(hidden[0]), encoder.encode(chunk))
 
 
@@ -203,7 +203,7 @@ def test_sequential_adapter_is_the_one_that_chat_applies() -> None:
     state = encoder.encode(first)
     ids = base.tokenizer(second.text, return_tensors="pt")["input_ids"]
     with Injector(base.model, generator).apply(encoder.read_out(state)[None]):
-        hidden = hidden_states(base.model, ids, [0, 0, 1, 1])
+        hidden = layer_inputs(base.model, ids, [0, 0, 1, 1])
     assert torch.equal(generator.exact_update(hidden[0]), encoder.encode(second, state))
 
 
@@ -252,7 +252,7 @@ def test_a_begin_token_is_put_before_every_chunk() -> None:
     assert BOS not in ids
     generator = tiny_generator(tiny_config(None, (O_PROJ, DOWN_PROJ)))
     for encoder, expected in ((plain, ids), (beginning, [BOS, *ids])):
-        hidden = hidden_states(base.model, torch.tensor([expected]), [0, 0, 1, 1])
+        hidden = layer_inputs(base.model, torch.tensor([expected]), [0, 0, 1, 1])
         assert torch.equal(generator.exact_update(hidden[0]), encoder.encode(chunk))
 
 

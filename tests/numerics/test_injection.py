@@ -22,7 +22,7 @@ from memory_service.errors import (
     NumericalError,
 )
 from memory_service.generator.generator import Generator
-from memory_service.generator.hidden_states import hidden_states
+from memory_service.generator.hidden_states import layer_inputs
 from memory_service.generator.injection import Injector, adapter_output
 from tests.helpers.tiny_generator import (
     DOWN_PROJ,
@@ -124,11 +124,11 @@ def test_every_adapted_module_matters_and_no_other_is_touched(
         one = torch.zeros_like(random_readouts(generator, 1))
         one[0, site] = random_readouts(generator, 1)[0, site]
         assert (ask(model, injector, one, ids) - base).abs().max() > 1e-2
-    hidden = [hidden_states(model, ids, [0, 1])]
+    hidden = [layer_inputs(model, ids, [0, 1])]
     last = torch.zeros_like(random_readouts(generator, 1))
     last[0, 2:] = random_readouts(generator, 1)[0, 2:]  # layer 1 only: its input stays as it was
     with injector.apply(last):
-        hidden.append(hidden_states(model, ids, [0, 1]))
+        hidden.append(layer_inputs(model, ids, [0, 1]))
     assert torch.equal(*hidden)
 
 
@@ -175,11 +175,11 @@ def test_nothing_of_a_request_is_on_a_module(
     model: LlamaForCausalLM, generator: Generator, injector: Injector
 ) -> None:
     ids = questions(1)
-    hidden_states(model, ids, [0])  # transformers puts its hooks on at the first call
+    layer_inputs(model, ids, [0])  # transformers puts its hooks on at the first call
     before = snapshot(model), snapshot(generator)
     with injector.apply(random_readouts(generator, 1)):
         model(input_ids=ids)
-        hidden_states(model, ids, [0])
+        layer_inputs(model, ids, [0])
         assert (snapshot(model), snapshot(generator)) == before
     assert (snapshot(model), snapshot(generator)) == before
 
@@ -307,7 +307,7 @@ def test_threads_encode_their_own_chunks(
 
     def encode(number: int) -> Tensor:
         with injector.apply(readouts[number]):
-            return hidden_states(model, questions(1, seed=number), [0, 1])
+            return layer_inputs(model, questions(1, seed=number), [0, 1])
 
     expected = [encode(0), encode(1)]
     start = threading.Barrier(2)

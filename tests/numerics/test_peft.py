@@ -15,7 +15,7 @@ from memory_service.errors import NumericalError
 from memory_service.generator.adapter import export_peft, lora_factors
 from memory_service.generator.config import RidgeConfig, SvdConfig
 from memory_service.generator.generator import Generator
-from memory_service.generator.hidden_states import hidden_states
+from memory_service.generator.hidden_states import layer_inputs
 from memory_service.generator.injection import Injector
 from tests.helpers.tiny_generator import DOWN_PROJ, O_PROJ, tiny_config, tiny_generator
 from tests.helpers.tiny_model import tiny_llama, tiny_mistral
@@ -34,7 +34,7 @@ MakeModel = Callable[[], PreTrainedModel]
 
 def remembered(model: PreTrainedModel, generator: Generator) -> Tensor:
     """The state of one chunk."""
-    hidden = hidden_states(model, CHUNK, generator.config.site_layers)
+    hidden = layer_inputs(model, CHUNK, generator.config.site_layers)
     return generator.exact_update(hidden[0])
 
 

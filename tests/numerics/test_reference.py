@@ -16,7 +16,7 @@ from memory_service.generator.adapter import lora_factors
 from memory_service.generator.checkpoint import load_generator
 from memory_service.generator.config import Encoding, SvdConfig
 from memory_service.generator.generator import Generator
-from memory_service.generator.hidden_states import hidden_states
+from memory_service.generator.hidden_states import layer_inputs
 from memory_service.generator.injection import Injector
 from memory_service.generator.readout import build_readout
 from memory_service.generator.state import add, from_grid, to_grid
@@ -99,7 +99,7 @@ class Reference:
         """Hidden states of one chunk, [layer token d_model], padding included."""
         applied = nullcontext() if readout is None else self.injector.apply(readout[None])
         with applied:
-            return hidden_states(
+            return layer_inputs(
                 self.model,
                 self.ids[chunk : chunk + 1],
                 self.generator.config.site_layers,
@@ -227,7 +227,7 @@ def test_lora_factors_multiply_to_the_recorded_ones(reference: Reference) -> Non
 @pytest.mark.parametrize("reference", ["C", "E"], indirect=True)
 def test_chunks_in_one_padded_batch_give_the_same_state(reference: Reference) -> None:
     layers = reference.generator.config.site_layers
-    hidden = hidden_states(reference.model, reference.ids, layers, reference.mask)
+    hidden = layer_inputs(reference.model, reference.ids, layers, reference.mask)
     state = reference.generator.update(hidden, reference.mask.bool()).sum(dim=0)
     expected = reference.layers(f"{reference.case.tag}.S")
     tolerance = STATE_RELATIVE * expected.abs().max().item()

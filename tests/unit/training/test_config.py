@@ -10,6 +10,8 @@ from memory_service.training.config import Phase, TrainingConfig, load_training_
 from tests.helpers.tiny_generator import tiny_config
 from tests.helpers.tiny_training import PHASE, tiny_training
 
+OPTIONAL = ("pool", "objectives", "drift_weight", "dialogues", "dialogue_share", "initial")
+
 SHIPPED = sorted(
     Path(str(resources.files("memory_service.training"))).joinpath("configs").glob("*.json")
 )
@@ -44,7 +46,8 @@ def test_there_are_shipped_configs():
     [
         tiny_training(),
         tiny_training(generator=tiny_config(SvdConfig(rank=4))),
-        tiny_training(dialogues="msc.jsonl", dialogue_share=0.5, initial="first.safetensors"),
+        tiny_training(dialogues=("msc.jsonl",), dialogue_share=0.5, initial="first.safetensors"),
+        tiny_training(objectives={"questions": 0.5, "locality": 0.1}, drift_weight=2.0, pool=7),
     ],
 )
 def test_round_trip(config):
@@ -53,7 +56,7 @@ def test_round_trip(config):
 
 def test_what_may_be_left_out():
     written = content()
-    for name in ("dialogues", "dialogue_share", "initial"):
+    for name in OPTIONAL:
         del written[name]
     assert TrainingConfig.from_json(json.dumps(written)) == tiny_training()
 
@@ -67,9 +70,7 @@ def test_text_that_is_no_config(text):
         TrainingConfig.from_json(text)
 
 
-@pytest.mark.parametrize(
-    "field", [name for name in content() if name not in ("dialogues", "dialogue_share", "initial")]
-)
+@pytest.mark.parametrize("field", [name for name in content() if name not in OPTIONAL])
 def test_missing_field_is_named(field):
     written = content()
     del written[field]
@@ -100,7 +101,10 @@ BAD = {
     "learning_rate": [0, -0.1, "fast", None, True, float("nan"), float("inf")],
     "value_weight": [0, -1, "3", float("nan")],
     "phases": [[], {}, "phases", None, [5], ["phase"], phase() + phase()],
-    "dialogues": [5, ["a"]],
+    "dialogues": [5, "a", [5]],
+    "pool": [0, "7", 1.5],
+    "drift_weight": [-1, "1", None],
+    "objectives": [5, {}, {"locality": 1.0}, {"questions": 0}, {"questions": 1, "riddles": 1}],
     "dialogue_share": [-0.1, 1.1, "half", None, float("nan")],
     "initial": [5],
     "generator": [None, 5, "x", [], {}, {"readout": {"kind": "RidgeConfig"}}],

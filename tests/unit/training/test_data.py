@@ -1,3 +1,4 @@
+import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -16,12 +17,15 @@ from memory_service.inference.tokens import Tokens
 from memory_service.training.data import (
     Batch,
     Collator,
+    Rows,
+    Span,
     dialogue_source,
     mixed,
     people_source,
     swap_pairs,
 )
-from memory_service.training.objective import answer_loss, read_outs
+from memory_service.training.frozen import FrozenBase
+from memory_service.training.losses import Answers, read_outs
 from memory_service.training.people import Episode, Question, Split, make_episode
 from tests.helpers.histories import turn
 from tests.helpers.tiny_generator import tiny_generator
@@ -48,14 +52,18 @@ def batch(*episodes: Episode, questions: int = 2) -> Batch:
     return Collator(BASE, CONFIG).batch(episodes, questions, random.Random(0))
 
 
-def rows(made: Batch, person: int) -> list[slice]:
+def packed(*episodes: Episode, questions: int = 2) -> Rows:
+    return batch(*episodes, questions=questions).asked
+
+
+def rows(made: Rows, person: int) -> list[slice]:
     """Where each question of a person lies: positions restart at it."""
     length = int(made.attends[person, 0].any(dim=-1).sum())
     starts = [i for i in range(length) if made.positions[person, i] == 0]
     return [slice(*bounds) for bounds in zip(starts, [*starts[1:], length], strict=True)]
 
 
-def asked(made: Batch, person: int, row: slice) -> Question:
+def asked(made: Rows, person: int, row: slice) -> Question:
     """The question that a row is about, by its prompt."""
     ids = made.ids[person, row].tolist()
     everything = (DOG, CITY, SHORT)
@@ -70,7 +78,7 @@ def asked(made: Batch, person: int, row: slice) -> Question:
 
 
 def test_rows_are_prompt_and_answer_as_the_product_renders_them():
-    made = batch(ANN, BOB)
+    made = packed(ANN, BOB)
     found = Counter()
     for person in range(2):
         for row in rows(made, person):
@@ -79,11 +87,11 @@ def test_rows_are_prompt_and_answer_as_the_product_renders_them():
             assert made.ids[person, row].tolist() == prompt + list(TOKENS.ids(one.answer))
             found[person, one.text] += 1
     assert found == {(0, DOG.text): 1, (0, CITY.text): 1, (1, SHORT.text): 2}
-    assert made.questions == 4
+    assert len(made.spans) == 4
 
 
 def test_positions_restart_at_every_question():
-    made = batch(ANN, BOB)
+    made = packed(ANN, BOB)
     for person in range(2):
         for row in rows(made, person):
             expected = torch.arange(row.stop - row.start)
@@ -91,7 +99,7 @@ def test_positions_restart_at_every_question():
 
 
 def test_question_attends_itself_backwards_and_nothing_else():
-    made = batch(ANN, BOB)
+    made = packed(ANN, BOB)
     for person in range(2):
         expected = torch.zeros_like(made.attends[person, 0])
         for row in rows(made, person):
@@ -101,7 +109,7 @@ def test_question_attends_itself_backwards_and_nothing_else():
 
 
 def test_padding_is_attended_by_nobody_and_has_no_weight():
-    made = batch(ANN, BOB)
+    made = packed(ANN, BOB)
     used = made.attends.any(dim=-1).squeeze(1)
     assert not used.all()
     assert not made.attends.any(dim=-2).squeeze(1)[~used].any()
@@ -111,7 +119,7 @@ def test_padding_is_attended_by_nobody_and_has_no_weight():
 
 
 def test_targets_are_the_answers_with_their_end():
-    made = batch(ANN, BOB)
+    made = packed(ANN, BOB)
     for person in range(2):
         for row in rows(made, person):
             weighted = made.weights[person, row] > 0
@@ -124,7 +132,7 @@ def test_targets_are_the_answers_with_their_end():
 
 
 def test_value_mask_marks_the_value_exactly():
-    made = batch(ANN, BOB)
+    made = packed(ANN, BOB)
     for person in range(2):
         for row in rows(made, person):
             marked = made.targets[person, row][made.is_value[person, row]].tolist()
@@ -137,7 +145,7 @@ def test_value_mask_marks_the_value_exactly():
 @settings(max_examples=20, deadline=None)
 def test_value_mask_marks_the_value_of_any_synthetic_question(seed, split):
     episode = make_episode(random.Random(seed), split, facts=3, chatter=0.0)
-    made = batch(episode, questions=3)
+    made = packed(episode, questions=3)
     marked = Counter(
         TOKENS.text(made.targets[0, row][made.is_value[0, row]].tolist()) for row in rows(made, 0)
     )
@@ -145,108 +153,103 @@ def test_value_mask_marks_the_value_of_any_synthetic_question(seed, split):
 
 
 def test_more_questions_than_the_person_has_are_asked_again():
-    made = batch(BOB, questions=3)
+    made = packed(BOB, questions=3)
     assert len(rows(made, 0)) == 3
 
 
 # Chunks
 
 
-def chunk_ids(made: Batch) -> list[tuple[int, list[int]]]:
-    return [
-        (int(owner), ids[mask].tolist())
-        for chunks in made.chunks
-        for ids, mask, owner in zip(chunks.ids, chunks.mask, chunks.owner, strict=True)
-    ]
-
-
 def test_chunks_are_those_of_the_product_and_belong_to_their_person():
-    made = batch(ANN, BOB)
-    expected = []
-    for owner, episode in enumerate((ANN, BOB)):
+    for episode, chunks in zip((ANN, BOB), batch(ANN, BOB).chunks, strict=True):
+        expected = []
         for session in dict.fromkeys(one.session for one in episode.turns):
             turns = [one for one in episode.turns if one.session == session]
             expected += [
-                (owner, TOKENS.chunk_ids(chunk.texts))
+                tuple(TOKENS.chunk_ids(chunk.texts))
                 for chunk in chunk_session(turns, 96, lambda text: len(TOKENS.ids(text)))
             ]
-    assert sorted(chunk_ids(made)) == sorted(expected)
+        assert list(chunks) == expected
 
 
 def test_begin_of_the_tokenizer_begins_every_chunk_and_counts():
     collator = Collator(BASE, CONFIG)
     collator._tokens.begin = (1,)
-    made = collator.batch([BOB], 1, random.Random(0))
-    ids = [ids for _, ids in chunk_ids(made)]
-    assert all(chunk[0] == 1 and len(chunk) <= 96 for chunk in ids)
-
-
-def test_chunks_are_padded_on_the_right():
-    for chunks in batch(ANN, BOB).chunks:
-        lengths = chunks.mask.sum(dim=1, keepdim=True)
-        assert chunks.mask.equal(torch.arange(chunks.ids.shape[1]) < lengths)
-        assert chunks.ids.shape[1] % 16 == 0
-
-
-def test_groups_stay_small():
-    episodes = [BOB] * 30
-    made = batch(*episodes)
-    assert len(made.chunks) > 1
-    assert all(chunks.ids.numel() <= 2048 for chunks in made.chunks)
-    assert len(chunk_ids(made)) == 30 * len(chunk_ids(batch(BOB)))
+    (chunks,) = collator.batch([BOB], 1, random.Random(0)).chunks
+    assert all(chunk[0] == 1 and len(chunk) <= 96 for chunk in chunks)
 
 
 def test_tokens_are_counted_without_padding():
     made = batch(ANN, BOB)
-    chunk_tokens = sum(len(ids) for _, ids in chunk_ids(made))
-    row_tokens = sum(row.stop - row.start for person in range(2) for row in rows(made, person))
-    assert made.tokens == chunk_tokens + row_tokens
+    chunk_tokens = sum(len(chunk) for person in made.chunks for chunk in person)
+    lengths = [row.stop - row.start for person in range(2) for row in rows(made.asked, person)]
+    assert made.tokens == chunk_tokens + sum(lengths)
+    assert sorted(span.length for span in made.asked.spans) == sorted(lengths)
 
 
 # Packing changes no loss
 
 
-def test_packed_loss_equals_every_question_alone():
+def test_packed_loss_equals_every_question_alone(tmp_path):
     generator = tiny_generator(CONFIG.generator)
     injector = Injector(BASE.model, generator)
+    frozen = FrozenBase(injector, tmp_path)
     try:
-        packed = batch(ANN, BOB)
-        readouts = 3 * read_outs(BASE.model, generator, packed)
+        made = batch(ANN, BOB)
+        rows_of = made.asked
+        readouts = 3 * read_outs(frozen, generator, made)
         total = weight = 0.0
         for person in range(2):
-            for row in rows(packed, person):
-                ids = packed.ids[person : person + 1, row]
+            for row in rows(rows_of, person):
+                ids = rows_of.ids[person : person + 1, row]
                 with injector.apply(readouts[person : person + 1]), torch.no_grad():
                     logits = BASE.model(ids).logits[0]
                 nll = torch.nn.functional.cross_entropy(
-                    logits, packed.targets[person, row], reduction="none"
+                    logits, rows_of.targets[person, row], reduction="none"
                 )
-                total += float((nll * packed.weights[person, row]).sum())
-                weight += float(packed.weights[person, row].sum())
-        found = answer_loss(BASE.model, injector, readouts, packed)
+                total += float((nll * rows_of.weights[person, row]).sum())
+                weight += float(rows_of.weights[person, row].sum())
+        found = Answers(injector, frozen).loss(readouts, rows_of)
         assert float(found.loss) == pytest.approx(total / weight, abs=1e-4)
-        alone = [
-            answer_loss(BASE.model, injector, readouts[person : person + 1], only(packed, person))
-            for person in range(2)
-        ]
-        weights = packed.weights.sum(dim=1)
-        mean = sum(float(one.loss) * float(w) for one, w in zip(alone, weights, strict=True))
-        assert float(found.loss) == pytest.approx(mean / float(weights.sum()), abs=1e-4)
     finally:
         injector.detach()
 
 
-def only(made: Batch, person: int) -> Batch:
-    mine = slice(person, person + 1)
-    return replace(
-        made,
-        ids=made.ids[mine],
-        positions=made.positions[mine],
-        attends=made.attends[mine],
-        targets=made.targets[mine],
-        weights=made.weights[mine],
-        is_value=made.is_value[mine],
+# What is asked
+
+
+def test_objectives_are_drawn_by_weight_and_the_rest_are_questions():
+    weights = {"questions": 1.0, "recitation": 1.0, "abstention": 1.0}
+    collator = Collator(BASE, tiny_training(objectives=weights))
+    episode = make_episode(random.Random(0), Split.TRAIN, facts=3, chatter=0.0)
+    made = collator.batch([episode], 60, random.Random(0)).asked
+    prompts = Counter(prompt_of(made, span) for span in made.spans)
+    kinds = Counter(
+        "recitation" if "Complete" in prompt else "abstention" if prompt in untold(episode) else "q"
+        for prompt in prompts.elements()
     )
+    assert all(10 < kinds[kind] < 30 for kind in ("recitation", "abstention", "q"))
+
+
+def test_what_concerns_nobody_is_asked_apart():
+    weights = {"questions": 1.0, "locality": 1.0, "chatter": 1.0}
+    people = [
+        make_episode(random.Random(seed), Split.TRAIN, facts=2, chatter=1.0) for seed in range(2)
+    ]
+    made = Collator(BASE, tiny_training(objectives=weights)).batch(people, 2, random.Random(0))
+    assert made.unrelated is not None
+    assert len(made.unrelated.spans) == 2
+    assert len(made.asked.spans) == 4
+    assert batch(ANN, BOB).unrelated is None
+
+
+def prompt_of(made: Rows, span: Span) -> str:
+    text = TOKENS.text(made.ids[span.person, span.start : span.start + span.length].tolist())
+    return text.removeprefix("user\n").partition("\nassistant\n")[0]
+
+
+def untold(episode: Episode) -> set[str]:
+    return {question.text for question in episode.untold}
 
 
 # Where people come from
@@ -259,6 +262,14 @@ def test_people_are_those_of_the_steps_phase():
     assert all(1 <= len(episode.questions) <= 2 for episode in episodes)
     assert make(random.Random(0), 4) == episodes
     assert make(random.Random(1), 4) != episodes
+
+
+def test_people_are_met_again():
+    make = people_source(tiny_training(pool=3), Split.TRAIN)
+    met = [episode for seed in range(20) for episode in make(random.Random(seed), 0)]
+    assert len(set(met)) == 3
+    fresh = people_source(tiny_training(pool=3), Split.TEST)
+    assert len({one for seed in range(20) for one in fresh(random.Random(seed), 0)}) == 40
 
 
 def test_every_session_has_a_fact():
@@ -309,9 +320,9 @@ def values(episode: Episode) -> set[str]:
 
 def test_dialogues_are_asked_about_their_facts(tmp_path):
     config = tiny_training(phases=(replace(PHASE, people=6, sessions=(1, 2)),))
-    make = dialogue_source(config, write_dialogues(tmp_path / "d.jsonl", 4))
+    make = dialogue_source(config, [write_dialogues(tmp_path / "d.jsonl", 4)])
     episodes = make(random.Random(0), 0)
-    assert len(episodes) == 3
+    assert len(episodes) == 4
     for episode in episodes:
         assert episode.questions
         assert all(one.value in one.answer for one in episode.questions)
@@ -323,20 +334,44 @@ def test_dialogues_without_facts_are_passed_over(tmp_path):
     path = write_dialogues(tmp_path / "d.jsonl", 1)
     silent = write_dialogues(tmp_path / "silent.jsonl", 4, facts=False)
     path.write_text(path.read_text() + silent.read_text())
-    make = dialogue_source(CONFIG, path)
+    make = dialogue_source(CONFIG, [path])
     for seed in range(5):
         assert [bool(one.questions) for one in make(random.Random(seed), 0)] == [True]
-    with pytest.raises(InvalidInput, match=r"^dialogues: states no fact"):
-        dialogue_source(CONFIG, silent)(random.Random(0), 0)
+    with pytest.raises(InvalidInput, match=r"^dialogues: state no fact"):
+        dialogue_source(CONFIG, [silent])(random.Random(0), 0)
 
 
 def test_missing_dialogues(tmp_path):
     with pytest.raises(NotFound):
-        dialogue_source(CONFIG, tmp_path / "none.jsonl")
+        dialogue_source(CONFIG, [tmp_path / "none.jsonl"])
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, {"a"}), (1.0, {"b"}), (0.5, {"a", "b"})])
 def test_sources_are_mixed_by_their_share(share, expected):
-    make = mixed(lambda rng, step: ["a"], lambda rng, step: ["b"], share)
+    sources = [(lambda rng, step: ["a"] * 3, 1 - share), (lambda rng, step: ["b"] * 2, share)]
+    make = mixed(sources)
     rng = random.Random(0)
-    assert {make(rng, step)[0] for step in range(50)} == expected
+    drawn = [make(rng, step) for step in range(50)]
+    assert {one for people in drawn for one in people} == expected
+    assert all(len(people) == 3 for people in drawn)
+
+
+def test_dialogues_come_with_the_questions_written_about_them(tmp_path):
+    said = [
+        [{"speaker": "A", "text": f"Session {number}."}, {"speaker": "B", "text": "Yes."}]
+        for number in range(4)
+    ]
+    path = tmp_path / "d.jsonl"
+    path.write_text(json.dumps({"id": "test_0", "split": "test", "sessions": said}) + "\n")
+    config = tiny_training(phases=(replace(PHASE, people=1, sessions=(2, 2)),))
+    make = dialogue_source(config, [path])
+    for seed in range(10):
+        (episode,) = make(random.Random(seed), 0)
+        sessions = {
+            int(turn.text.split()[1][0]) for turn in episode.turns if "Session" in turn.text
+        }
+        assert len(sessions) == 2
+        assert all(one.kind == "written" and one.value in one.answer for one in episode.questions)
+        assert all(turn.session == f"s{max(sessions) + 1}" for turn in episode.upcoming)
+    days = {turn.time for seed in range(10) for turn in make(random.Random(seed), 0)[0].turns}
+    assert len(days) == 8  # the same dates whichever sessions are taken: chunks recur

@@ -350,18 +350,18 @@ def test_initial_generator_that_is_not_there(tmp_path):
 
 def test_dialogues_are_trained_on_and_named(tmp_path):
     path = write_dialogues(tmp_path / "d.jsonl", 4)
-    config = replace(CONFIG, dialogues=str(path), dialogue_share=1.0, steps=2)
+    config = replace(CONFIG, dialogues=(str(path),), dialogue_share=1.0, steps=2)
     trainer(tmp_path / "run", config).run(ignore)
     with safe_open(tmp_path / "run" / "generator.safetensors", framework="pt") as file:
         sources = json.loads(file.metadata()["training"])["data"]
-    assert "Multi-Session Chat" in sources[1]["name"]
+    assert "d.jsonl" in sources[1]["name"]
     assert sources[1]["licence"] == "CC BY 4.0"
 
 
 def test_evaluation_data_is_refused_before_the_first_step(tmp_path):
     path = write_dialogues(tmp_path / "d.jsonl", 4, split="valid")
     with pytest.raises(ConfigurationError, match="evaluation"):
-        trainer(tmp_path / "run", replace(CONFIG, dialogues=str(path), dialogue_share=0.5))
+        trainer(tmp_path / "run", replace(CONFIG, dialogues=(str(path),), dialogue_share=0.5))
     assert not (tmp_path / "run").exists()
 
 

@@ -1,18 +1,20 @@
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from memory_service.errors import NumericalError
 from memory_service.evaluation.methods import memorise
-from memory_service.generator.config import RidgeConfig, SvdConfig
+from memory_service.generator.config import Association, EncodingConfig, RidgeConfig, SvdConfig
 from memory_service.generator.generator import Generator
 from memory_service.generator.injection import Injector
 from memory_service.inference.encoder import LocalEncoder
 from memory_service.inference.tokens import Tokens
 from memory_service.training.data import Batch, Collator
-from memory_service.training.objective import answer_loss, read_outs
+from memory_service.training.frozen import FrozenBase
+from memory_service.training.losses import Answers, read_outs
 from memory_service.training.people import Episode, Split, make_episode
 from tests.helpers.tiny_generator import DOWN_PROJ, O_PROJ, tiny_config, tiny_generator
 from tests.helpers.tiny_training import ENCODING, small_base, tiny_training
@@ -26,28 +28,36 @@ EPISODES = [
 
 
 class Setup:
-    def __init__(self, readout: RidgeConfig | SvdConfig) -> None:
+    def __init__(
+        self,
+        readout: RidgeConfig | SvdConfig,
+        folder: Path,
+        encoding: EncodingConfig = ENCODING,
+        modules: tuple[str, ...] = MODULES,
+    ) -> None:
         self.base = small_base()
-        config = tiny_config(readout, MODULES, ENCODING)
+        config = tiny_config(readout, modules, encoding)
         self.generator: Generator = tiny_generator(config).requires_grad_(True)
         self.injector = Injector(self.base.model, self.generator)
+        self.frozen = FrozenBase(self.injector, folder)
+        self.answers = Answers(self.injector, self.frozen)
         self.collator = Collator(self.base, tiny_training(generator=config))
 
     def batch(self, *episodes: Episode) -> Batch:
         return self.collator.batch(episodes, 2, random.Random(0))
 
     def read_outs(self, *episodes: Episode) -> torch.Tensor:
-        return read_outs(self.base.model, self.generator, self.batch(*episodes))
+        return read_outs(self.frozen, self.generator, self.batch(*episodes))
 
     def loss(self, *episodes: Episode) -> torch.Tensor:
         batch = self.batch(*episodes)
-        readouts = read_outs(self.base.model, self.generator, batch)
-        return answer_loss(self.base.model, self.injector, readouts, batch).loss
+        readouts = read_outs(self.frozen, self.generator, batch)
+        return self.answers.loss(readouts, batch.asked).loss
 
 
 @pytest.fixture(params=READOUTS.values(), ids=READOUTS)
-def setup(request) -> Setup:
-    return Setup(request.param)
+def setup(request, tmp_path) -> Setup:
+    return Setup(request.param, tmp_path)
 
 
 def test_gradients_reach_every_parameter_of_the_generator(setup):
@@ -67,8 +77,10 @@ def test_no_gradient_reaches_the_base_model(setup):
     assert all(before[name].equal(v) for name, v in setup.base.model.state_dict().items())
 
 
-def test_gradient_is_that_of_finite_differences():
-    setup = Setup(RidgeConfig())
+@pytest.mark.parametrize("association", Association)
+def test_gradient_is_that_of_finite_differences(association, tmp_path):
+    encoding = replace(ENCODING, association=association)
+    setup = Setup(RidgeConfig(), tmp_path, encoding, (DOWN_PROJ,))
     generator = setup.generator
     setup.loss(*EPISODES).backward()
     for name in ("a_k", "a_v", "a_q.0", "b.1", "readout.log_lambda_1"):
@@ -99,8 +111,10 @@ def test_order_of_the_people_does_not_matter(setup):
     )
 
 
-def test_read_outs_are_what_the_product_would_store():
-    setup = Setup(RidgeConfig())
+@pytest.mark.parametrize("association", Association)
+def test_read_outs_are_what_the_product_would_store(association, tmp_path):
+    encoding = replace(ENCODING, association=association)
+    setup = Setup(RidgeConfig(), tmp_path, encoding, (DOWN_PROJ,))
     encoder = LocalEncoder(setup.base, Tokens(setup.base), setup.generator, setup.injector)
     for readouts, episode in zip(setup.read_outs(*EPISODES), EPISODES, strict=True):
         stored = memorise(encoder, episode.turns)
@@ -109,18 +123,18 @@ def test_read_outs_are_what_the_product_would_store():
 
 def test_everyone_is_asked_with_the_own_adapter(setup):
     batch = setup.batch(*EPISODES)
-    readouts = read_outs(setup.base.model, setup.generator, batch).detach()
-    own = answer_loss(setup.base.model, setup.injector, readouts, batch)
-    swapped = answer_loss(setup.base.model, setup.injector, readouts.roll(1, 0), batch)
+    readouts = read_outs(setup.frozen, setup.generator, batch).detach()
+    own = setup.answers.loss(readouts, batch.asked)
+    swapped = setup.answers.loss(readouts.roll(1, 0), batch.asked)
     assert abs((own.loss - swapped.loss).item()) > 1e-4
 
 
 def test_value_nll_is_that_of_the_values_alone(setup):
     batch = setup.batch(*EPISODES)
-    readouts = torch.zeros_like(read_outs(setup.base.model, setup.generator, batch)).detach()
-    found = answer_loss(setup.base.model, setup.injector, readouts, batch)
-    values_only = replace(batch, weights=batch.weights * batch.is_value)
-    expected = answer_loss(setup.base.model, setup.injector, readouts, values_only)
+    readouts = torch.zeros_like(read_outs(setup.frozen, setup.generator, batch)).detach()
+    found = setup.answers.loss(readouts, batch.asked)
+    values_only = replace(batch.asked, weights=batch.asked.weights * batch.asked.is_value)
+    expected = setup.answers.loss(readouts, values_only)
     assert found.value_nll == pytest.approx(expected.loss.item(), abs=1e-5)
 
 
@@ -128,4 +142,4 @@ def test_adapter_that_is_no_number_is_refused(setup):
     batch = setup.batch(*EPISODES)
     readouts = torch.full_like(setup.read_outs(*EPISODES), float("nan"))
     with pytest.raises(NumericalError):
-        answer_loss(setup.base.model, setup.injector, readouts, batch)
+        setup.answers.loss(readouts, batch.asked)
