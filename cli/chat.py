@@ -52,7 +52,7 @@ class _Answer:
     stored: str | None
 
 
-def chat(  # noqa: PLR0913, PLR0917  # one parameter per argument and option
+def chat(  # one parameter per argument and option
     user: User,
     session: Annotated[
         str | None,

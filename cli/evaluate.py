@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CHATTER = 0.5
 """About one turn of small talk for each that states a fact."""
 
-DEFAULT_METHODS = "none,own,swap,history"
+DEFAULT_METHODS = "none,own,swap,history,history+swap"
 
 Methods = Annotated[str, typer.Option(metavar="NAMES", help="Which methods, separated by commas.")]
 Seed = Annotated[int, typer.Option(help="Of the people and of the bootstrap.")]
@@ -34,6 +34,9 @@ def recall(
     people: Annotated[int, typer.Option(min=2, help="How many people.")] = 16,
     facts: Annotated[int, typer.Option(min=1, help="Facts each person tells.")] = 8,
     sessions: Annotated[int, typer.Option(min=1, help="Over how many sessions.")] = 1,
+    further: Annotated[
+        int, typer.Option(min=0, help="Sessions about other things that follow.")
+    ] = 0,
     methods: Methods = DEFAULT_METHODS,
     seed: Seed = 0,
     out: Out = None,
@@ -42,7 +45,9 @@ def recall(
     """Ask synthetic people's facts; values and phrasings were never trained on."""
     from memory_service.evaluation.tasks.recall import recall_samples
 
-    samples = recall_samples(people, facts=facts, sessions=sessions, chatter=CHATTER, seed=seed)
+    samples = recall_samples(
+        people, facts=facts, sessions=sessions, chatter=CHATTER, seed=seed, further=further
+    )
     _evaluate("recall", samples, methods, seed, out, as_json)
 
 
@@ -57,15 +62,61 @@ def dmr(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Ask about real dialogues (Deep Memory Retrieval)."""
+    """Ask about real dialogues (Deep Memory Retrieval).
+
+    Where the file says what was true before (`wrong_answer`), also how often the right answer is
+    the likelier one.
+    """
+    _evaluate("dmr", _dialogue_samples(data, limit), methods, seed, out, as_json)
+
+
+@app.command("locality")
+def locality(
+    people: Annotated[int, typer.Option(min=2, help="How many people.")] = 12,
+    exchanges: Annotated[int, typer.Option(min=1, help="Asked of each.")] = 20,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Real people instead of synthetic ones.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Perplexity of other people's chats with an adapter, against the base model's own."""
+    from memory_service.evaluation.report import perplexity_ratio
+    from memory_service.evaluation.tasks.locality import (
+        locality_samples,
+        measure_drift,
+        read_exchanges,
+    )
+    from memory_service.evaluation.tasks.recall import recall_samples
+
+    known = (
+        recall_samples(people, facts=8, sessions=1, chatter=CHATTER, seed=seed)
+        if data is None
+        else _dialogue_samples(data, people)
+    )
+    samples = locality_samples(known, read_exchanges(), exchanges, seed)
+    with output.waiting("starting") as told:
+        inference = load_inference(read_settings(), told)
+    with output.counting("locality", "measured") as step:
+        drifts = list(measure_drift(samples, inference.encoder, inference.backend, step))
+    ratio = perplexity_ratio(drifts, seed)
+    if as_json:
+        output.show_json({"task": "locality", "people": len(drifts), "perplexity_ratio": ratio})
+        return
+    output.show_line(
+        f"perplexity with the adapter / without, {len(drifts)} people, "
+        f"{exchanges} exchanges of others each: {_interval(ratio)}"
+    )
+
+
+def _dialogue_samples(data: Path, limit: int | None) -> "list[Sample]":
     from memory_service.domain.dialogues import read_dialogues
     from memory_service.evaluation.tasks.dmr import dmr_samples
 
     if not data.is_file():
         raise NotFound("dialogue file", str(data))
     with data.open(encoding="utf-8") as lines:
-        samples = dmr_samples(list(read_dialogues(lines)), limit)
-    _evaluate("dmr", samples, methods, seed, out, as_json)
+        return dmr_samples(list(read_dialogues(lines)), limit)
 
 
 def _evaluate(
@@ -86,6 +137,9 @@ def _evaluate(
         results = list(answered) if out is None else write_results(answered, out)
     reports = [report.summarise(results, name, seed) for name in names]
     comparison = report.compare(results, seed)
+    preferences = [
+        found for name in names if (found := report.prefer_right(results, name, seed)) is not None
+    ]
     if as_json:
         output.show_json(
             {
@@ -94,10 +148,16 @@ def _evaluate(
                 "fingerprint": inference.encoder.fingerprint.digest,
                 "methods": [_record(one) for one in reports],
                 "own_against_swap": comparison,
+                "right_over_outdated": preferences,
             }
         )
         return
     _show(task, len(samples), reports, comparison)
+    for one in preferences:
+        output.show_line(
+            f"{one.method}: the right answer is likelier than the outdated one for "
+            f"{_interval(one.right, percent=True)} of the questions that know one"
+        )
 
 
 def _record(one: "MethodReport") -> dict[str, object]:

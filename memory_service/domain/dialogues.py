@@ -29,8 +29,9 @@ class DialogueQuestion:
     """A question that the user asks after the dialogue.
 
     `value` is the part of the answer that carries the fact, `evidence_session` the number of the
-    session that states it, `about` the speaker whose fact it is; None where the record says
-    nothing. An answer of None was never written: only a reader can judge what the model says.
+    session that states it, `about` the speaker whose fact it is, `outdated` what was true before
+    (`wrong_answer` in records); None where the record says nothing. An answer of None was never
+    written: only a reader can judge what the model says.
     """
 
     text: str
@@ -38,6 +39,7 @@ class DialogueQuestion:
     value: str | None
     evidence_session: int | None
     about: Role | None
+    outdated: str | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def _question(question: object, roles: Mapping[str, Role], where: str) -> Dialog
         value=_optional_text(question, "value", where),
         evidence_session=session,
         about=None if about is None else _role(about, roles, f"{where}about"),
+        outdated=_optional_text(question, "wrong_answer", where),
     )
 
 

@@ -23,7 +23,6 @@ class Asking:
 
 
 Method = Callable[[Sample, Encoder], Asking]
-"""The name of a method in reports is its function's name."""
 
 
 def none(sample: Sample, encoder: Encoder) -> Asking:
@@ -42,11 +41,31 @@ def swap(sample: Sample, encoder: Encoder) -> Asking:
 
 
 def history(sample: Sample, encoder: Encoder) -> Asking:
-    """The whole history as text in the prompt."""
-    return Asking([history_prompt(sample.turns, asked.question) for asked in sample.asked], None)
+    """The whole history in the prompt, in the format that did best on other data."""
+    return Asking([BEST_PROMPT(sample.turns, asked.question) for asked in sample.asked], None)
 
 
-METHODS: dict[str, Method] = {method.__name__: method for method in (none, own, swap, history)}
+def history_and_swap(sample: Sample, encoder: Encoder) -> Asking:
+    """The whole history in the prompt under another person's adapter.
+
+    An adapter also teaches the style of answers; this is the history with that help.
+    """
+    return Asking(history(sample, encoder).prompts, memorise(encoder, sample.swap_turns))
+
+
+def history_transcript(sample: Sample, encoder: Encoder) -> Asking:
+    """The history as a transcript in the system message."""
+    return Asking([transcript_prompt(sample.turns, one.question) for one in sample.asked], None)
+
+
+def history_chat(sample: Sample, encoder: Encoder) -> Asking:
+    """The history as the chat that it was."""
+    return Asking([chat_prompt(sample.turns, one.question) for one in sample.asked], None)
+
+
+def history_notes(sample: Sample, encoder: Encoder) -> Asking:
+    """The history in the user's message, before the question."""
+    return Asking([notes_prompt(sample.turns, one.question) for one in sample.asked], None)
 
 
 def memorise(encoder: Encoder, turns: Sequence[Turn]) -> Tensor:
@@ -64,17 +83,58 @@ def memorise(encoder: Encoder, turns: Sequence[Turn]) -> Tensor:
     return encoder.read_out(state)
 
 
-def history_prompt(turns: Sequence[Turn], question: str) -> list[Message]:
-    """Everything said so far as a transcript in the system message, then the question."""
-    speakers = {Role.USER: "User", Role.ASSISTANT: "Assistant"}
-    said = "\n".join(
-        f"{speakers[turn.role]}: {turn.text}" for turn in sorted(turns, key=lambda t: t.order)
-    )
+Prompt = Callable[[Sequence[Turn], str], list[Message]]
+"""Everything said so far and a question -> messages."""
+
+
+def transcript_prompt(turns: Sequence[Turn], question: str) -> list[Message]:
+    """A transcript in the system message, then the question."""
     instruction = (
         "You are the assistant in the conversation below. Answer the user's question about it in "
         "one short sentence.\n\n"
     )
-    return [Message("system", instruction + said), Message("user", question)]
+    return [Message("system", instruction + _transcript(turns)), Message("user", question)]
+
+
+def chat_prompt(turns: Sequence[Turn], question: str) -> list[Message]:
+    """The conversation as messages, then the question; neighbours of one role are joined."""
+    messages: list[Message] = []
+    for role, said in groupby(sorted(turns, key=lambda t: t.order), key=lambda t: t.role):
+        messages.append(Message(role.value, "\n".join(turn.text for turn in said)))
+    if messages and messages[-1].role == Role.USER.value:
+        last = messages.pop()
+        question = f"{last.content}\n{question}"
+    return [*messages, Message("user", question)]
+
+
+def notes_prompt(turns: Sequence[Turn], question: str) -> list[Message]:
+    """A transcript, the question and how to answer it, all in the user's message."""
+    content = (
+        f"Here is what we said before:\n\n{_transcript(turns)}\n\n"
+        f"Answer with a short phrase only, from what we said. {question}"
+    )
+    return [Message("user", content)]
+
+
+BEST_PROMPT: Prompt = transcript_prompt
+"""Chosen on questions about dialogues that no evaluation uses: docs/decisions/0007."""
+
+METHODS: dict[str, Method] = {
+    "none": none,
+    "own": own,
+    "swap": swap,
+    "history": history,
+    "history+swap": history_and_swap,
+    "history_transcript": history_transcript,
+    "history_chat": history_chat,
+    "history_notes": history_notes,
+}
+
+
+def _transcript(turns: Sequence[Turn]) -> str:
+    speakers = {Role.USER: "User", Role.ASSISTANT: "Assistant"}
+    ordered = sorted(turns, key=lambda turn: turn.order)
+    return "\n".join(f"{speakers[turn.role]}: {turn.text}" for turn in ordered)
 
 
 def _questions(sample: Sample) -> list[list[Message]]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memory_service.errors import NotFound
+from memory_service.errors import InvalidInput, NotFound
 from memory_service.evaluation.runner import Result
+from memory_service.evaluation.tasks.locality import Drift
 
 RESAMPLES = 2000
 
@@ -79,6 +80,40 @@ def compare(results: Sequence[Result], seed: int) -> Comparison | None:
             [(a.sample, float(a.log_likelihood > b.log_likelihood)) for a, b in pairs], seed
         ),
     )
+
+
+@dataclass(frozen=True)
+class Preference:
+    """How often the right answer is likelier than the outdated one, by one method."""
+
+    method: str
+    right: Interval
+
+
+def prefer_right(results: Sequence[Result], method: str, seed: int) -> Preference | None:
+    """Right over outdated, over the questions that know an outdated answer; None without any."""
+    scores = [
+        (result.sample, float(result.log_likelihood > result.outdated_log_likelihood))
+        for result in results
+        if result.method == method and result.outdated_log_likelihood is not None
+    ]
+    return Preference(method, _bootstrap(scores, seed)) if scores else None
+
+
+def perplexity_ratio(drifts: Sequence[Drift], seed: int) -> Interval:
+    """Perplexity with the adapter over perplexity without, resampled over people.
+
+    Raises:
+        InvalidInput: there is nothing to compare.
+    """
+    if not drifts:
+        raise InvalidInput("drifts", 0, "must be at least one")
+    nats = np.array([one.on_nats - one.off_nats for one in drifts])
+    tokens = np.array([one.tokens for one in drifts], dtype=float)
+    drawn = np.random.default_rng(seed).integers(0, len(drifts), (RESAMPLES, len(drifts)))
+    ratios = np.exp(nats[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return Interval(float(np.exp(nats.sum() / tokens.sum())), float(low), float(high))
 
 
 def _asked(result: Result) -> tuple[str, str, str]:

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torch import Tensor
+
+from memory_service.domain.messages import Message
 from memory_service.evaluation.methods import METHODS
-from memory_service.evaluation.samples import Sample
+from memory_service.evaluation.samples import Asked, Sample
 from memory_service.evaluation.scorers import exact_match, token_f1, value_recall
 from memory_service.inference.encoder import LocalEncoder
 from memory_service.inference.local import LocalBackend
@@ -24,6 +27,7 @@ BATCH_PROMPT_TOKENS = 4096
 class Result:
     """One question answered by one method. `log_likelihood` is of the expected answer, nats/token.
 
+    `outdated_log_likelihood` is of the answer that was right before, where the task knows one.
     `write_s` is the time to make the adapter, shared by the sample's questions.
     """
 
@@ -39,6 +43,7 @@ class Result:
     log_likelihood: float
     prompt_tokens: int
     write_s: float
+    outdated_log_likelihood: float | None = None
 
 
 def run(
@@ -87,8 +92,9 @@ def _answer(
         readouts = [asking.readouts] * len(prompts)
         answers = backend.answers(prompts, readouts, SAMPLING)
         likelihoods = backend.log_likelihoods(prompts, [one.answer for one in asked], readouts)
-        for one, answer, likelihood, tokens in zip(
-            asked, answers, likelihoods, counts[part], strict=True
+        before = _outdated(asked, prompts, readouts, backend)
+        for one, answer, likelihood, was, tokens in zip(
+            asked, answers, likelihoods, before, counts[part], strict=True
         ):
             yield Result(
                 sample=sample.id,
@@ -101,6 +107,27 @@ def _answer(
                 exact=exact_match(answer, one.answer),
                 value_recall=None if one.value is None else value_recall(answer, one.value),
                 log_likelihood=likelihood,
+                outdated_log_likelihood=was,
                 prompt_tokens=tokens,
                 write_s=write_s,
             )
+
+
+def _outdated(
+    asked: Sequence[Asked],
+    prompts: Sequence[list[Message]],
+    readouts: Sequence[Tensor | None],
+    backend: LocalBackend,
+) -> list[float | None]:
+    """Likelihoods of the answers that were right before, where there are any."""
+    known = [number for number, one in enumerate(asked) if one.outdated]
+    found: list[float | None] = [None] * len(asked)
+    if known:
+        likelihoods = backend.log_likelihoods(
+            [prompts[number] for number in known],
+            [asked[number].outdated or "" for number in known],
+            [readouts[number] for number in known],
+        )
+        for number, likelihood in zip(known, likelihoods, strict=True):
+            found[number] = likelihood
+    return found

@@ -8,11 +8,15 @@ from memory_service.domain.turns import Turn
 
 @dataclass(frozen=True)
 class Asked:
-    """A question with its expected answer; `value` is the part that carries the fact."""
+    """A question with its expected answer.
+
+    `value` is the part that carries the fact, `outdated` an answer that was right before.
+    """
 
     question: str
     answer: str
     value: str | None = None
+    outdated: str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from memory_service.domain.dialogues import Dialogue, DialogueQuestion
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.messages import Generation, Message, Sampling
 from memory_service.errors import InvalidInput
-from memory_service.evaluation.methods import history_prompt
+from memory_service.evaluation.methods import BEST_PROMPT
 from memory_service.evaluation.scorers import token_f1, value_recall
 from memory_service.inference.local import LocalBackend
 from memory_service.services.compute import Compute
@@ -145,7 +145,7 @@ class SideBySide:
             one.row.answers[one.way] = _judged(one.row.question, text, cost)
 
     def _answer_from_history(self, row: Row, dialogue: Dialogue) -> None:
-        prompt = history_prompt(dialogue.turns, row.question.text)
+        prompt = BEST_PROMPT(dialogue.turns, row.question.text)
         try:
             generation = self._generate(prompt, None, SAMPLING)
         except InvalidInput:  # longer than the base model's context

@@ -21,7 +21,9 @@ def dmr_samples(dialogues: Sequence[Dialogue], limit: int | None) -> list[Sample
             id=dialogue.id,
             turns=dialogue.turns,
             swap_turns=asked[(number + 1) % len(asked)].turns,
-            asked=[Asked(q.text, q.answer, q.value) for q in dialogue.questions if q.answer],
+            asked=[
+                Asked(q.text, q.answer, q.value, q.outdated) for q in dialogue.questions if q.answer
+            ],
         )
         for number, dialogue in enumerate(asked)
     ]

@@ -13,7 +13,7 @@ from memory_service.domain.messages import Message
 from memory_service.domain.turns import Role
 from memory_service.errors import InvalidInput
 from memory_service.evaluation import runner
-from memory_service.evaluation.methods import METHODS, history_prompt, memorise, own, swap
+from memory_service.evaluation.methods import METHODS, memorise, own, swap, transcript_prompt
 from memory_service.evaluation.report import compare, summarise
 from memory_service.evaluation.runner import SAMPLING, run, write_results
 from memory_service.evaluation.samples import Asked, Sample
@@ -196,7 +196,7 @@ def test_results_are_written_as_they_come(samples, tmp_path):
 def test_tiny_model_runs_the_whole_way(samples):
     tiny = tiny_inference()
     results = list(run(samples[:1], list(METHODS), tiny.encoder, tiny.backend, no_report))
-    assert len(results) == 4 * len(samples[0].asked)
+    assert len(results) == len(METHODS) * len(samples[0].asked)
     assert all(0 <= result.f1 <= 1 and result.log_likelihood < 0 for result in results)
     by_method = {
         method: [result.log_likelihood for result in results if result.method == method]
@@ -217,7 +217,7 @@ def test_own_and_swap_differ_in_the_adapter_only(samples):
 
 def test_history_is_a_transcript_in_order():
     turns = [turn(1, "I see."), turn(0, "My dog is Rex.")]
-    system, asked = history_prompt(turns, "What is my dog called?")
+    system, asked = transcript_prompt(turns, "What is my dog called?")
     assert system.role == "system"
     assert system.content.endswith("User: My dog is Rex.\nAssistant: I see.")
     assert asked == Message("user", "What is my dog called?")
@@ -356,3 +356,16 @@ def test_too_few_dialogues(dialogues):
 
 def test_answers_are_greedy():
     assert SAMPLING.temperature == 0
+
+
+def test_further_sessions_follow_and_are_not_asked_about():
+    plain = recall_samples(2, facts=3, sessions=1, chatter=0.2, seed=5)
+    longer = recall_samples(2, facts=3, sessions=1, chatter=0.2, seed=5, further=6)
+    for before, after in zip(plain, longer, strict=True):
+        assert list(after.turns)[: len(before.turns)] == list(before.turns)
+        assert after.asked == before.asked
+        later = list(after.turns)[len(before.turns) :]
+        assert len({turn.session for turn in later}) == 6
+        assert min(turn.time for turn in later) > max(turn.time for turn in before.turns)
+        assert len({turn.id for turn in after.turns}) == len(after.turns)
+        assert list(after.swap_turns)[-len(later) :] == later
