@@ -1,5 +1,6 @@
 """`memory eval`: how much of a person the adapter remembers, beside the controls."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,7 +102,9 @@ def locality(
         drifts = list(measure_drift(samples, inference.encoder, inference.backend, step))
     ratio = perplexity_ratio(drifts, seed)
     if as_json:
-        output.show_json({"task": "locality", "people": len(drifts), "perplexity_ratio": ratio})
+        output.show_json(
+            {"task": "locality", "people": len(drifts), "perplexity_ratio": asdict(ratio)}
+        )
         return
     output.show_line(
         f"perplexity with the adapter / without, {len(drifts)} people, "
@@ -147,8 +150,8 @@ def _evaluate(
                 "n": reports[0].questions,
                 "fingerprint": inference.encoder.fingerprint.digest,
                 "methods": [_record(one) for one in reports],
-                "own_against_swap": comparison,
-                "right_over_outdated": preferences,
+                "own_against_swap": None if comparison is None else asdict(comparison),
+                "right_over_outdated": [asdict(one) for one in preferences],
             }
         )
         return

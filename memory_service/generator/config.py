@@ -26,7 +26,7 @@ class Encoding(StrEnum):
 
 
 class Association(StrEnum):
-    """What a state associates with what (docs/decisions/0006)."""
+    """What a state associates with what (docs/decisions/0008)."""
 
     SAME_TOKEN = "same token"  # noqa: S105  # of a text
     """The paper: keys and values are both projections of a layer's input at one token."""

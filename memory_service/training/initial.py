@@ -27,7 +27,7 @@ WEAKEST_DIRECTION = 1e-4
 def tie_to_base_model(generator: Generator, base: BaseModel) -> None:
     """Start where recall already works a little, instead of from B = 0.
 
-    Starting from B = 0, neither side learns before the other has: docs/decisions/0005, 0006.
+    Starting from B = 0, neither side learns before the other has: docs/decisions/0005, 0008.
     """
     if generator.config.encoding.association is Association.NEXT_TOKEN:
         _tie_next_tokens(generator, base)
