@@ -121,7 +121,7 @@ def _show_head(user: str, adapter: StoredAdapter) -> None:
         "chunks": adapter.chunks,
         "bytes": adapter.size_bytes,
         "shape": _shape(adapter),
-        "state": adapter.state_digest[:12],
+        "state": adapter.state_digest[:12] or "unknown: turns it held were forgotten since",
         "fingerprint": adapter.fingerprint.short,
     }
     parts = asdict(adapter.fingerprint)
@@ -145,7 +145,7 @@ def _show_chunks(recipe: Recipe, texts: dict[str, Turn]) -> None:
     output.show_line("")
     rows: list[tuple[object, ...]] = []
     for number, chunk in enumerate(recipe.chunks, start=1):
-        rows.append((number, chunk.session, len(chunk.turn_ids), chunk.tokens))
+        rows.append((number, chunk.session, len(chunk.turn_ids), chunk.tokens or None))
     output.show_table(["chunk ", "session", "turns ", "tokens "], rows, title="made from")
     if not texts:
         return
@@ -187,7 +187,7 @@ def _record(user: str, adapter: StoredAdapter) -> dict[str, object]:
         "turns": adapter.turns,
         "chunks": adapter.chunks,
         "size_bytes": adapter.size_bytes,
-        "state_digest": adapter.state_digest,
+        "state_digest": adapter.state_digest or None,
         "fingerprint": {"digest": adapter.fingerprint.digest, **asdict(adapter.fingerprint)},
     }
 
@@ -200,9 +200,9 @@ def _full_record(
     for chunk in recipe.chunks:
         record: dict[str, object] = {
             "session": chunk.session,
-            "digest": chunk.digest,
+            "digest": chunk.digest or None,
             "turn_ids": list(chunk.turn_ids),
-            "tokens": chunk.tokens,
+            "tokens": chunk.tokens or None,
         }
         if texts is not None:
             kept = [texts[turn_id] for turn_id in chunk.turn_ids if turn_id in texts]

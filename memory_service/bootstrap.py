@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
     from memory_service.services.export import Export
+    from memory_service.services.forget_turns import ForgetTurns
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
     from memory_service.training.config import TrainingConfig
@@ -71,6 +72,7 @@ class Service:
     backend: "LocalBackend"
     compute: "Compute"
     remember: "Remember"
+    forget_turns: "ForgetTurns"
     recall: "Recall"
     chat: "Chat"
     export: "Export"
@@ -187,6 +189,7 @@ async def open_service(settings: Settings, report: Report) -> AsyncIterator[Serv
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
     from memory_service.services.export import Export
+    from memory_service.services.forget_turns import ForgetTurns
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
 
@@ -195,6 +198,7 @@ async def open_service(settings: Settings, report: Report) -> AsyncIterator[Serv
     try:
         async with open_store(settings) as store:
             recall = Recall(store.open_unit, encoder)
+            remember = Remember(store.open_unit, encoder, compute)
             yield Service(
                 store=store,
                 base=inference.base,
@@ -202,7 +206,8 @@ async def open_service(settings: Settings, report: Report) -> AsyncIterator[Serv
                 encoder=encoder,
                 backend=inference.backend,
                 compute=compute,
-                remember=Remember(store.open_unit, encoder, compute),
+                remember=remember,
+                forget_turns=ForgetTurns(store.open_unit, encoder, compute, remember),
                 recall=recall,
                 chat=Chat(recall, inference.backend, compute),
                 export=Export(

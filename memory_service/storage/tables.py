@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from memory_service.domain.tombstones import KEY_BYTES
 from memory_service.domain.turns import MAX_NAME_CHARS
 
 NAMING_CONVENTION = {
@@ -133,10 +134,23 @@ class TurnRow(Base):
     time: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
+class TombstoneRow(Base):
+    """A forgotten turn, by the keyed hash of its id; memories that were merged bring their keys."""
+
+    __tablename__ = "tombstones"
+
+    user_id: Mapped[int] = mapped_column(
+        RowId, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    key: Mapped[bytes] = mapped_column(LargeBinary(KEY_BYTES), primary_key=True)
+    hash: Mapped[str] = mapped_column(Digest, primary_key=True)
+
+
 class ChunkRow(Base):
     """A chunk, part of every version from `added_version` until before `removed_version`.
 
-    So a recipe costs what changed, not what is there.
+    So a recipe costs what changed, not what is there. Digests are empty where a turn of a chunk of
+    earlier versions was forgotten.
     """
 
     __tablename__ = "chunks"
