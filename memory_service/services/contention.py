@@ -11,6 +11,10 @@ from memory_service.errors import StateConflict
 ATTEMPTS = 20
 """How often a writer retries when others write the same user first."""
 
+FIRST_PAUSE_S = 0.01
+LONGEST_PAUSE_S = 5.0
+"""Pauses double up to here: longer than an encoding takes, so that some writer is alone at last."""
+
 T = TypeVar("T")
 
 
@@ -24,5 +28,6 @@ async def retried(memory_id: MemoryId, work: Callable[[], Awaitable[T]]) -> T:
         try:
             return await work()
         except StateConflict:
-            await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))  # noqa: S311
+            longest_s = min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S)
+            await asyncio.sleep(random.uniform(0, longest_s))  # noqa: S311  # jitter, no secret
     raise StateConflict(memory_id.user, f"others wrote first {ATTEMPTS} times; try again")
