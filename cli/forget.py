@@ -1,5 +1,6 @@
-"""`memory turns forget`: show what would go, ask, take it back, print the receipt."""
+"""`memory turns forget` and `edit`: what would go is shown; what went is told in a receipt."""
 
+import uuid
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -66,7 +67,36 @@ def forget_turns(
     if as_json:
         output.show_json({"user": user} | asdict(receipt))
     else:
-        _show(user, receipt)
+        show_receipt(user, receipt)
+
+
+def edit_turn(
+    user: User,
+    turn_id: Annotated[str, typer.Argument(metavar="ID", help="Which turn.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What it says instead.")],
+    new_id: Annotated[
+        str | None,
+        typer.Option("--new-id", metavar="ID", help="The id of the new text. A new one if none."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Replace what a turn of USER says: the old text is forgotten, the new one remembered.
+
+    Session, role and time stay. The new text has a new id; the old one stays forgotten.
+    """
+    settings = read_settings()
+    memory_id = MemoryId(user, settings.tenant)
+    new_id = uuid.uuid4().hex if new_id is None else new_id
+    with opened_store(settings) as store:  # whether there is one, before the slow part
+        store.run(store.it.forget.find(memory_id, Selection(turn_ids=frozenset({turn_id}))))
+    with opened_service(settings) as service, output.counting("encoding", "chunks") as report:
+        work = service.it.edit.turn(memory_id, turn_id, text, new_id, report)
+        receipt = service.run(work)
+    if as_json:
+        output.show_json({"user": user, "id": new_id} | asdict(receipt))
+    else:
+        output.show_line(f"{new_id}: edited")
+        show_receipt(user, receipt)
 
 
 def _ask(user: str, found: list[Turn]) -> None:
@@ -95,7 +125,8 @@ def _forget(settings: Settings, memory_id: MemoryId, turn_ids: Collection[str]) 
         return service.run(service.it.forget_turns.turns(memory_id, turn_ids, report))
 
 
-def _show(user: str, receipt: Receipt) -> None:
+def show_receipt(user: str, receipt: Receipt) -> None:
+    """Print what went, how, and which state remains."""
     erased = receipt.erased
     fields: dict[str, object] = {
         "turns forgotten": erased.turns,

@@ -1,4 +1,4 @@
-"""`memory turns`: append and list, and `forget` of the file of that name."""
+"""`memory turns`: append and list; `forget` and `edit` are in `forget.py`."""
 
 import sys
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Annotated, cast
 import typer
 
 from memory_cli import interrupts, output
-from memory_cli.forget import forget_turns
+from memory_cli.forget import edit_turn, forget_turns
 from memory_cli.jsonl import Line, Source, read_turns
 from memory_cli.opening import Opened, opened_service, opened_store
 from memory_cli.options import Json, User
@@ -27,6 +27,7 @@ app = typer.Typer(
 
 
 app.command("forget")(forget_turns)
+app.command("edit")(edit_turn)
 
 
 @app.command("append")
@@ -107,7 +108,7 @@ def list_turns(
 ) -> None:
     """List USER's turns, oldest first.
 
-    Pending ones are stored but not in the adapter yet.
+    Pending ones are stored but not in the adapter yet; a rollback set the others aside.
     """
     settings = read_settings()
     memory_id = MemoryId(user, settings.tenant)
@@ -124,7 +125,7 @@ def list_turns(
                 one.turn.session,
                 one.turn.role.value,
                 one.turn.text,
-                "pending" if one.is_pending else "",
+                "pending" if one.is_pending else "set aside" if one.is_aside else "",
             )
             for one in kept
         ],
@@ -219,4 +220,5 @@ def _record(kept: KeptTurn) -> dict[str, object]:
         "time": turn.time,
         "text": turn.text,
         "pending": kept.is_pending,
+        "set_aside": kept.is_aside,
     }

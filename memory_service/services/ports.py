@@ -101,7 +101,23 @@ class Memories(Protocol):
     async def sessions_of(
         self, memory_id: MemoryId, turn_ids: Collection[str]
     ) -> list[PendingSession]:
-        """Sessions of those of the turns that are kept, pending or not. Raises NotFound."""
+        """Sessions of those of the turns that are kept, pending or not. Raises NotFound.
+
+        Like `pending_sessions` they come without the turns that are set aside.
+        """
+        ...
+
+    async def turns_set_aside(self, memory_id: MemoryId) -> set[str]:
+        """Kept turns that are no part of the memory since a rollback. Raises NotFound."""
+        ...
+
+    async def set_aside(
+        self, memory_id: MemoryId, *, aside: Collection[str], back: Collection[str]
+    ) -> None:
+        """Take kept turns out of the memory, and put others back into it. Raises NotFound.
+
+        The state must follow in the same transaction, by `write_version` or `mark_all_pending`.
+        """
         ...
 
     async def chunks(self, memory_id: MemoryId, version: int | None = None) -> list[StoredChunk]:

@@ -113,5 +113,7 @@ class Remember:
 async def _has_late_turns(memories: Memories, memory_id: MemoryId) -> bool:
     """Tell whether a turn to encode was said before one that the state holds already."""
     pending = await memories.pending_turn_ids(memory_id)
-    is_pending = [turn.id in pending for turn in await memories.turns(memory_id)]
+    aside = await memories.turns_set_aside(memory_id)
+    turns = await memories.turns(memory_id)
+    is_pending = [turn.id in pending for turn in turns if turn.id not in aside]
     return is_pending != sorted(is_pending)

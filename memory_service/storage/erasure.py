@@ -41,13 +41,15 @@ class Erasure(Queries):
         """
         user_id, _ = await self._lock(memory_id)
         homes: dict[str, int] = {}
+        active: Counter[int] = Counter()
         for batch in batches(sorted(set(turn_ids))):
-            for turn_id, session_id in await self._transaction.read(
-                select(TurnRow.turn_id, TurnRow.session_id).where(
+            for turn_id, session_id, is_aside in await self._transaction.read(
+                select(TurnRow.turn_id, TurnRow.session_id, TurnRow.is_aside).where(
                     TurnRow.user_id == user_id, TurnRow.turn_id.in_(batch)
                 )
             ):
                 homes[turn_id] = session_id
+                active[session_id] += not is_aside
         if not homes:
             raise NotFound("turn", ", ".join(sorted(turn_ids)))
         held = await self._rewrite_chunks(memory_id, user_id, homes)
@@ -57,7 +59,7 @@ class Erasure(Queries):
             await self._transaction.write(
                 delete(TurnRow).where(TurnRow.user_id == user_id, TurnRow.turn_id.in_(batch))
             )
-        sessions = await self._shrink_sessions(Counter(homes.values()))
+        sessions = await self._shrink_sessions(active)
         self._transaction.erase_at_commit()
         return Erased(len(homes), sessions, len(held), adapters)
 

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Select,
     bindparam,
     case,
+    func,
     insert,
     select,
     tuple_,
@@ -21,6 +22,7 @@ from memory_service.domain.turns import Role, Turn
 from memory_service.errors import NotFound, StateConflict
 from memory_service.storage.erasure import Erasure
 from memory_service.storage.queries import (
+    ACTIVE,
     CURRENT,
     PENDING,
     TABLES,
@@ -100,7 +102,7 @@ class Memories(Versions, Erasure):
         kept = await self._transaction.read(
             select(TurnRow.turn_id)
             .join(SessionRow, SessionRow.id == TurnRow.session_id)
-            .where(SessionRow.user_id == user_id, PENDING)
+            .where(SessionRow.user_id == user_id, PENDING, ACTIVE)
         )
         chunks = await self._chunks(user_id, CURRENT, PENDING)
         return {row.turn_id for row in kept} - {id_ for chunk in chunks for id_ in chunk.turn_ids}
@@ -139,6 +141,45 @@ class Memories(Versions, Erasure):
             )
         ]
 
+    async def turns_set_aside(self, memory_id: MemoryId) -> set[str]:
+        """Kept turns that are no part of the memory since a rollback.
+
+        Raises:
+            NotFound: the user is unknown.
+        """
+        user_id, _ = await self._find(memory_id)
+        rows = await self._transaction.read(
+            select(TurnRow.turn_id).where(TurnRow.user_id == user_id, TurnRow.is_aside)
+        )
+        return {row.turn_id for row in rows}
+
+    async def set_aside(
+        self, memory_id: MemoryId, *, aside: Collection[str], back: Collection[str]
+    ) -> None:
+        """Take kept turns out of the memory, and put others back into it.
+
+        The state must follow in the same transaction, by `write_version` or `mark_all_pending`.
+
+        Raises:
+            NotFound: the user is unknown.
+        """
+        user_id, _ = await self._lock(memory_id)
+        for turn_ids, is_aside in ((aside, True), (back, False)):
+            for batch in batches(sorted(turn_ids)):
+                await self._transaction.write(
+                    update(TurnRow)
+                    .where(TurnRow.user_id == user_id, TurnRow.turn_id.in_(batch))
+                    .values(is_aside=is_aside)
+                )
+        active = (
+            select(func.count())
+            .where(TurnRow.session_id == SessionRow.id, ACTIVE)
+            .scalar_subquery()
+        )
+        await self._transaction.write(
+            update(SessionRow).where(SessionRow.user_id == user_id).values(turns=active)
+        )
+
     async def head(self, memory_id: MemoryId) -> Head:
         """Where a user's memory stands.
 
@@ -170,7 +211,7 @@ class Memories(Versions, Erasure):
         turns: dict[str, list[Turn]] = defaultdict(list)
         chunks: dict[str, list[StoredChunk]] = defaultdict(list)
         if sessions:
-            for row in await self._transaction.read(_turns_where(*conditions)):
+            for row in await self._transaction.read(_turns_where(*conditions, ACTIVE)):
                 turns[row.name].append(_turn(*row))
             for chunk in await self._chunks(sessions[0].user_id, CURRENT, *conditions):
                 chunks[chunk.session].append(chunk)

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -98,7 +99,7 @@ class SessionRow(Base):
     `revision` grows with each change of its turns; the session is pending while `encoded_revision`
     differs. It starts at the time of creation in microseconds, so that no two sessions of one name
     share a revision. Work computed from a revision below `floor_revision` is refused: the memory
-    was restarted, or deleted and begun again, since.
+    was restarted, or deleted and begun again, since. `turns` counts those not set aside.
     """
 
     __tablename__ = "sessions"
@@ -116,7 +117,10 @@ class SessionRow(Base):
 
 
 class TurnRow(Base):
-    """One message. The two indexes are the two ways turns are paged: by user and by session."""
+    """One message. The two indexes are the two ways turns are paged: by user and by session.
+
+    What `is_aside` is kept, but no part of the memory since a rollback.
+    """
 
     __tablename__ = "turns"
     __table_args__ = (
@@ -132,6 +136,7 @@ class TurnRow(Base):
     role: Mapped[str] = mapped_column(String(16))
     text: Mapped[str] = mapped_column(Text)
     time: Mapped[datetime] = mapped_column(UtcDateTime)
+    is_aside: Mapped[bool] = mapped_column(server_default=false())
 
 
 class TombstoneRow(Base):

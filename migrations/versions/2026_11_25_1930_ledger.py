@@ -1,4 +1,4 @@
-"""Tombstones of forgotten turns.
+"""Tombstones of forgotten turns, and turns that a rollback set aside.
 
 Revision: 0002
 After: 0001
@@ -26,7 +26,18 @@ def upgrade() -> None:
             ["user_id"], ["users.id"], name="fk_tombstones_user_id", ondelete="CASCADE"
         ),
     )
+    op.add_column(
+        "turns", sa.Column("is_aside", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
 
 
 def downgrade() -> None:
+    """What was set aside becomes part of the memory again, with the next encoding."""
+    op.execute(
+        "UPDATE sessions SET revision = revision + 1, turns = turns + "
+        "(SELECT count(*) FROM turns WHERE session_id = sessions.id AND is_aside) "
+        "WHERE id IN (SELECT session_id FROM turns WHERE is_aside)"
+    )
+    with op.batch_alter_table("turns") as batch:
+        batch.drop_column("is_aside")
     op.drop_table("tombstones")

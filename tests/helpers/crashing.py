@@ -20,6 +20,7 @@ from typing import Any
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.turns import Turn
 from memory_service.errors import NotFound
+from memory_service.services.amend import Amend
 from memory_service.services.compute import Compute
 from memory_service.services.forget_turns import ForgetTurns
 from memory_service.services.remember import Remember
@@ -158,7 +159,7 @@ async def _work(
     encoder: Any = WatchedEncoder(watch)
     compute = Compute()
     remember = Remember(open_unit, encoder, compute)
-    forget = ForgetTurns(open_unit, encoder, compute, remember)
+    forget = ForgetTurns(Amend(open_unit, encoder, compute, remember))
     with notes.open("a") as file:
         for number, operation in enumerate(operations):
             if operation.append:

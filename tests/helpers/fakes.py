@@ -50,6 +50,7 @@ class StoredUser:
     recipes: dict[int, list[StoredChunk]] = field(default_factory=dict)
     version: int = 0
     tombstones: set[str] = field(default_factory=set)
+    aside: set[str] = field(default_factory=set)
 
 
 class FakeStore:
@@ -146,12 +147,26 @@ class FakeUnit:
         return PendingSession(
             name,
             user.sessions[name].revision,
-            tuple(turn for turn in turns if turn.session == name),
+            tuple(turn for turn in turns if turn.session == name and turn.id not in user.aside),
             tuple(chunk for chunk in user.chunks if chunk.session == name),
         )
 
+    async def turns_set_aside(self, memory_id: MemoryId) -> set[str]:
+        return set((await self._read(memory_id)).aside)
+
+    async def set_aside(
+        self, memory_id: MemoryId, *, aside: Collection[str], back: Collection[str]
+    ) -> None:
+        user = (await self._write())[memory_id]
+        user.aside = (user.aside | set(aside)) - set(back)
+
     async def chunks(self, memory_id: MemoryId, version: int | None = None) -> list[StoredChunk]:
-        return list((await self._read(memory_id)).chunks)
+        user = await self._read(memory_id)
+        if version is None:
+            return list(user.chunks)
+        if version not in user.recipes:
+            raise NotFound("version", f"{memory_id.user}@{version}")
+        return list(user.recipes[version])
 
     async def mark_all_pending(self, memory_id: MemoryId) -> None:
         user = (await self._write()).get(memory_id)
@@ -210,14 +225,22 @@ class FakeUnit:
         emptied = set(user.sessions) - kept
         user.sessions = {name: one for name, one in user.sessions.items() if name in kept}
         user.tombstones |= gone
+        user.aside -= gone
+        had = len(user.adapters)
         named = [
             version
             for version, recipe in user.recipes.items()
             if any(set(chunk.turn_ids) & gone for chunk in recipe)
         ]
         for version in named:
-            del user.recipes[version], user.adapters[version]
-        return Erased(len(gone), len(emptied), len(named), len(named))
+            user.recipes[version] = [
+                replace(chunk, turn_ids=rest) if rest != chunk.turn_ids else chunk
+                for chunk in user.recipes[version]
+                for rest in [tuple(id_ for id_ in chunk.turn_ids if id_ not in gone)]
+                if rest
+            ]
+            user.adapters.pop(version, None)
+        return Erased(len(gone), len(emptied), len(named), had - len(user.adapters))
 
     async def delete_user(self, memory_id: MemoryId) -> dict[str, int]:
         user = (await self._write()).pop(memory_id, None)

@@ -10,10 +10,13 @@ from memory_service.domain.turns import Turn
 from memory_service.evaluation.methods import memorise
 from memory_service.generator.config import Encoding, SvdConfig
 from memory_service.inference.encoder import LocalEncoder
+from memory_service.services.amend import Amend
 from memory_service.services.compute import Compute
+from memory_service.services.edit import Edit
 from memory_service.services.forget_turns import ForgetTurns
 from memory_service.services.recall import Recall
 from memory_service.services.remember import Remember
+from memory_service.services.rollback import Rollback
 from memory_service.storage.engine import create_engine
 from memory_service.storage.unit_of_work import unit_factory
 from tests.helpers.histories import digest_of
@@ -37,7 +40,10 @@ class Memory:
         self.encoder = encoder
         self.compute = Compute()
         self.remember = Remember(self.open_unit, encoder, self.compute)
-        self.forget = ForgetTurns(self.open_unit, encoder, self.compute, self.remember)
+        self.amend = Amend(self.open_unit, encoder, self.compute, self.remember)
+        self.forget = ForgetTurns(self.amend)
+        self.edit = Edit(self.amend)
+        self.rollback = Rollback(self.amend)
         self.id = MemoryId(f"ann{next(NUMBERS)}")
 
     async def append(self, *turns: Turn) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,23 @@ async def test_sequential_encoding_replays(database_url):
         receipt = await memory.forget.turns(memory.id, [LONG[3].id])
         assert receipt.removal is Removal.REBUILT
         await memory.check([*LONG[:3], *LONG[4:]])
+
+
+async def test_edit_and_rollback_are_exact_too(memory):
+    for one in LONG:
+        await memory.append(one)
+    receipt = await memory.edit.turn(memory.id, LONG[4].id, "4 cat", "new")
+    edited = [*LONG[:4], replace(LONG[4], text="4 cat", id="new"), *LONG[5:]]
+    assert (receipt.removal, receipt.state_digest) == (
+        Removal.SUBTRACTED,
+        digest_of(RIDGE, edited),
+    )
+    await memory.check(edited)
+    receipt = await memory.rollback.version(memory.id, 3)
+    assert receipt.state_digest == digest_of(RIDGE, LONG[:3])
+    receipt = await memory.rollback.as_of(memory.id, LONG[-1].time)
+    assert receipt.state_digest == digest_of(RIDGE, edited)
+    await memory.check(edited)
 
 
 async def test_two_at_once_forget_and_append_without_loss(memory):

@@ -198,6 +198,32 @@ async def test_a_turn_that_arrives_meanwhile_stays_pending(open_unit: OpenUnit) 
         assert await unit.memories.pending_turn_ids(ANN) == {turn(2).id}
 
 
+async def test_turns_set_aside_are_kept_but_not_encoded(open_unit: OpenUnit) -> None:
+    await make_version(open_unit, turn(0), turn(1), turn(2), appeared=[chunk(0, 1, 2)])
+    async with open_unit() as unit:
+        await unit.memories.mark_all_pending(ANN)
+        await unit.memories.set_aside(ANN, aside=[turn(0).id, turn(2).id], back=[])
+        await unit.commit()
+    async with open_unit() as unit:
+        assert await unit.memories.turns_set_aside(ANN) == {turn(0).id, turn(2).id}
+        assert await unit.memories.pending_turn_ids(ANN) == {turn(1).id}
+        (session,) = await unit.memories.pending_sessions(ANN)
+        assert session.turns == (turn(1),)
+        assert len(await unit.memories.turns(ANN)) == 3
+        head = await unit.memories.head(ANN)
+        assert (head.turns, head.pending_turns) == (1, 1)
+    assert await add(open_unit, turn(0)) == [Arrival.KNOWN]
+    async with open_unit() as unit:
+        await unit.memories.erase_turns(ANN, [turn(2).id])
+        await unit.memories.set_aside(ANN, aside=[], back=[turn(0).id])
+        await unit.commit()
+    async with open_unit() as unit:
+        assert await unit.memories.turns_set_aside(ANN) == set()
+        assert (await unit.memories.head(ANN)).turns == 2
+        (session,) = await unit.memories.pending_sessions(ANN)
+        assert session.turns == (turn(0), turn(1))
+
+
 async def test_erased_words_are_in_no_file(sqlite_path: Path) -> None:
     """Rows of many sizes in random order: pages were split, and copies left behind would show."""
     engine = create_engine(f"sqlite:///{sqlite_path}")

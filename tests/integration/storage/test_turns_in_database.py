@@ -345,6 +345,8 @@ async def test_every_query_of_an_unknown_user_says_so(open_unit: OpenUnit, kind:
             memories.write_version(who, change(0, {})),
             memories.sessions_of(who, ["t00001"]),
             memories.erase_turns(who, ["t00001"]),
+            memories.turns_set_aside(who),
+            memories.set_aside(who, aside=["t00001"], back=[]),
             memories.delete_user(who),
         ):
             with pytest.raises(NotFound, match="no user named"):

@@ -11,6 +11,7 @@ from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Arrival, Removal
 from memory_service.errors import InvalidInput, NotFound, NumericalError
 from memory_service.generator.state import digest
+from memory_service.services.amend import Amend
 from memory_service.services.compute import Compute
 from memory_service.services.forget import Forget, Selection
 from memory_service.services.forget_turns import ForgetTurns
@@ -34,7 +35,7 @@ class Setup:
     def use(self, encoder: FakeEncoder) -> None:
         self.encoder = encoder
         self.remember = Remember(self.store, encoder, self.compute)
-        self.forget = ForgetTurns(self.store, encoder, self.compute, self.remember)
+        self.forget = ForgetTurns(Amend(self.store, encoder, self.compute, self.remember))
 
     def user(self) -> StoredUser:
         return self.store.users[ANN]
