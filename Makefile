@@ -10,13 +10,14 @@ MYPY_PATH := build/mypy
 # Waiting threads that spin slow down whatever else runs on the machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo setup model test check fix docs
+.PHONY: help demo setup model test test-crash check fix docs
 
 help:
 	@echo "make demo    a dialogue into a memory, its questions four ways side by side"
 	@echo "             (DATA=FILE ROW=ID for a dialogue of yours)"
 	@echo "make setup   everything needed to work on it, in .venv"
 	@echo "make test    install what is missing and run every test"
+	@echo "make test-crash  processes killed at every step and at random, for minutes; counts printed"
 	@echo "make check   format, lint, types, import contracts, freshness of the docs"
 	@echo "make fix     what can be corrected by itself"
 	@echo "make docs    write the generated pages of docs/ again"
@@ -32,6 +33,9 @@ model: $(INSTALLED)
 
 test: $(INSTALLED_DEV) model
 	$(BIN)/python -m pytest -rs
+
+test-crash: $(INSTALLED_DEV)
+	CRASH_ROUNDS=$${CRASH_ROUNDS:-25} $(BIN)/python -m pytest -q -s tests/integration/test_crashes.py
 
 check: $(INSTALLED_DEV) $(MYPY_PATH)/memory_cli
 	$(BIN)/ruff format --check .

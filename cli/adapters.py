@@ -1,4 +1,4 @@
-"""`memory adapters`: list, show, export."""
+"""`memory adapters`: list, show, diff, export."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 from memory_cli import output
 from memory_cli.opening import opened_service, opened_store
 from memory_cli.options import Json, User, VersionedUser
-from memory_service.bootstrap import adapter_strength
+from memory_service.bootstrap import adapter_distance, adapter_strength
 from memory_service.domain.memory import MemoryId, parse_versioned
 from memory_service.domain.records import StoredAdapter
 from memory_service.domain.turns import Turn
@@ -82,6 +82,45 @@ def show_adapter(
     _show_strength(strength)
 
 
+@app.command("diff")
+def diff_adapters(
+    user: User,
+    first: Annotated[int, typer.Argument(min=1, metavar="V1", help="A version.")],
+    second: Annotated[int, typer.Argument(min=1, metavar="V2", help="Another version.")],
+    as_json: Json = False,
+) -> None:
+    """Show what V2 of USER's adapter was made from and V1 was not, and how far they are apart."""
+    settings = read_settings()
+    memory_id = MemoryId(user, settings.tenant)
+    with opened_store(settings) as store, output.waiting("reading the adapters"):
+        found = store.run(store.it.inspect.difference(memory_id, first, second))
+        changed = store.run(store.it.inspect.turns_by_id(memory_id, [*found.added, *found.removed]))
+        distance = adapter_distance(settings, found.first, found.second)
+    if as_json:
+        output.show_json(
+            {
+                "user": user,
+                "versions": [first, second],
+                "added": found.added,
+                "removed": found.removed,
+                "distance": None if distance is None else asdict(distance),
+            }
+        )
+        return
+    for title, ids in (("added", found.added), ("removed", found.removed)):
+        turns = sorted((changed[turn_id] for turn_id in ids), key=lambda turn: turn.order)
+        output.show_table(
+            ["time (UTC)", "session", "role", "text"],
+            [(turn.time, turn.session, turn.role.value, turn.text) for turn in turns],
+            title=f"{title}: {output.count(len(turns), 'turn')}",
+        )
+        output.show_line("")
+    if distance is None:
+        output.note("distance: both read-outs must be kept and of one generator")
+    else:
+        _show_strength(distance, "distance")
+
+
 @app.command("export")
 def export_adapter(
     name: VersionedUser,
@@ -121,7 +160,7 @@ def _show_head(user: str, adapter: StoredAdapter) -> None:
         "chunks": adapter.chunks,
         "bytes": adapter.size_bytes,
         "shape": _shape(adapter),
-        "state": adapter.state_digest[:12],
+        "state": adapter.state_digest[:12] or "unknown: turns it held were forgotten since",
         "fingerprint": adapter.fingerprint.short,
     }
     parts = asdict(adapter.fingerprint)
@@ -145,7 +184,7 @@ def _show_chunks(recipe: Recipe, texts: dict[str, Turn]) -> None:
     output.show_line("")
     rows: list[tuple[object, ...]] = []
     for number, chunk in enumerate(recipe.chunks, start=1):
-        rows.append((number, chunk.session, len(chunk.turn_ids), chunk.tokens))
+        rows.append((number, chunk.session, len(chunk.turn_ids), chunk.tokens or None))
     output.show_table(["chunk ", "session", "turns ", "tokens "], rows, title="made from")
     if not texts:
         return
@@ -161,7 +200,7 @@ def _show_chunks(recipe: Recipe, texts: dict[str, Turn]) -> None:
     )
 
 
-def _show_strength(strength: "Strength | None") -> None:
+def _show_strength(strength: "Strength | None", title: str = "strength") -> None:
     output.show_line("")
     if strength is None:
         output.note("strength: its read-outs are no longer kept, only those of newer versions")
@@ -173,7 +212,7 @@ def _show_strength(strength: "Strength | None") -> None:
             (module.layer, module.module, f"{module.value:.2f}", output.bar(module.value, largest))
             for module in strength.modules
         ],
-        title="strength",
+        title=title,
     )
 
 
@@ -187,7 +226,7 @@ def _record(user: str, adapter: StoredAdapter) -> dict[str, object]:
         "turns": adapter.turns,
         "chunks": adapter.chunks,
         "size_bytes": adapter.size_bytes,
-        "state_digest": adapter.state_digest,
+        "state_digest": adapter.state_digest or None,
         "fingerprint": {"digest": adapter.fingerprint.digest, **asdict(adapter.fingerprint)},
     }
 
@@ -200,9 +239,9 @@ def _full_record(
     for chunk in recipe.chunks:
         record: dict[str, object] = {
             "session": chunk.session,
-            "digest": chunk.digest,
+            "digest": chunk.digest or None,
             "turn_ids": list(chunk.turn_ids),
-            "tokens": chunk.tokens,
+            "tokens": chunk.tokens or None,
         }
         if texts is not None:
             kept = [texts[turn_id] for turn_id in chunk.turn_ids if turn_id in texts]

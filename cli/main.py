@@ -120,7 +120,7 @@ def _fail_of_usage(error: typer.TyperException) -> None:
 
 def build_app() -> typer.Typer:
     """The command tree: one file per group."""
-    from memory_cli import adapters, chat, db, demo, evaluate, models, train, turns, users
+    from memory_cli import adapters, chat, db, demo, evaluate, models, train, turns, users, versions
 
     app = typer.Typer(
         cls=Commands,
@@ -139,6 +139,8 @@ def build_app() -> typer.Typer:
     app.add_typer(turns.app, name="turns")
     app.command("chat")(chat.chat)
     app.add_typer(users.app, name="users")
+    app.command("history")(versions.history)
+    app.command("rollback")(versions.rollback)
     app.add_typer(adapters.app, name="adapters")
     app.add_typer(models.app, name="models")
     app.add_typer(db.app, name="db")

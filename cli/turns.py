@@ -1,4 +1,4 @@
-"""`memory turns`: append and list."""
+"""`memory turns`: append and list; `forget` and `edit` are in `forget.py`."""
 
 import sys
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import Annotated, cast
 import typer
 
 from memory_cli import interrupts, output
+from memory_cli.forget import edit_turn, forget_turns
 from memory_cli.jsonl import Line, Source, read_turns
 from memory_cli.opening import Opened, opened_service, opened_store
 from memory_cli.options import Json, User
@@ -19,8 +20,14 @@ from memory_service.services.inspect import KeptTurn
 from memory_service.settings import Settings, read_settings
 
 app = typer.Typer(
-    help="Append turns to a memory, and list them.", no_args_is_help=True, rich_markup_mode=None
+    help="Append turns to a memory, list them, and take them back.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
+
+
+app.command("forget")(forget_turns)
+app.command("edit")(edit_turn)
 
 
 @app.command("append")
@@ -75,7 +82,13 @@ def append_turns(
     version = _encode(settings, memory_id, stored)
     if as_json:
         output.show_json(
-            {"user": user, "version": version, "new": stored.new, "known": stored.known}
+            {
+                "user": user,
+                "version": version,
+                "new": stored.new,
+                "known": stored.known,
+                "forgotten": stored.forgotten,
+            }
         )
     else:
         output.show_line(f"{user}@{version}: {_told(stored)}")
@@ -95,7 +108,7 @@ def list_turns(
 ) -> None:
     """List USER's turns, oldest first.
 
-    Pending ones are stored but not in the adapter yet.
+    Pending ones are stored but not in the adapter yet; a rollback set the others aside.
     """
     settings = read_settings()
     memory_id = MemoryId(user, settings.tenant)
@@ -112,7 +125,7 @@ def list_turns(
                 one.turn.session,
                 one.turn.role.value,
                 one.turn.text,
-                "pending" if one.is_pending else "",
+                "pending" if one.is_pending else "set aside" if one.is_aside else "",
             )
             for one in kept
         ],
@@ -139,7 +152,7 @@ def _store_lines(store: Opened[Store], memory_id: MemoryId, defaults: dict[str, 
             for batch in read_turns(cast(Source, sys.stdin.buffer), defaults):
                 for part in _storable(store, memory_id, batch):
                     stored += part
-                report(f"stored {stored.new + stored.known:,} turns")
+                report(f"stored {stored.new + stored.known + stored.forgotten:,} turns")
     except (MemoryServiceError, OSError):
         output.note(_told_pending(stored))
         raise
@@ -181,7 +194,8 @@ def _encode(settings: Settings, memory_id: MemoryId, stored: Stored) -> int:
 
 def _told(stored: Stored) -> str:
     new = output.count(stored.new, "new turn")
-    return f"{new}, {stored.known:,} known before" if stored.known else new
+    known = f", {stored.known:,} known before" if stored.known else ""
+    return f"{new}{known}{f', {stored.forgotten:,} forgotten before' if stored.forgotten else ''}"
 
 
 def _told_pending(stored: Stored) -> str:
@@ -206,4 +220,5 @@ def _record(kept: KeptTurn) -> dict[str, object]:
         "time": turn.time,
         "text": turn.text,
         "pending": kept.is_pending,
+        "set_aside": kept.is_aside,
     }

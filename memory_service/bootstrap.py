@@ -6,7 +6,7 @@ base model and the generator.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from memory_service.inference.local import LocalBackend
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
+    from memory_service.services.edit import Edit
     from memory_service.services.export import Export
+    from memory_service.services.forget_turns import ForgetTurns
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
+    from memory_service.services.rollback import Rollback
     from memory_service.training.config import TrainingConfig
     from memory_service.training.loop import Trainer
 
@@ -71,6 +74,9 @@ class Service:
     backend: "LocalBackend"
     compute: "Compute"
     remember: "Remember"
+    forget_turns: "ForgetTurns"
+    edit: "Edit"
+    rollback: "Rollback"
     recall: "Recall"
     chat: "Chat"
     export: "Export"
@@ -184,17 +190,23 @@ async def open_service(settings: Settings, report: Report) -> AsyncIterator[Serv
         ConfigurationError: a checkpoint is damaged, or generator and base model do not fit.
     """
     inference = load_inference(settings, report)
+    from memory_service.services.amend import Amend
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
+    from memory_service.services.edit import Edit
     from memory_service.services.export import Export
+    from memory_service.services.forget_turns import ForgetTurns
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
+    from memory_service.services.rollback import Rollback
 
     encoder, generator = inference.encoder, inference.generator
     compute = Compute()
     try:
         async with open_store(settings) as store:
             recall = Recall(store.open_unit, encoder)
+            remember = Remember(store.open_unit, encoder, compute)
+            amend = Amend(store.open_unit, encoder, compute, remember)
             yield Service(
                 store=store,
                 base=inference.base,
@@ -202,7 +214,10 @@ async def open_service(settings: Settings, report: Report) -> AsyncIterator[Serv
                 encoder=encoder,
                 backend=inference.backend,
                 compute=compute,
-                remember=Remember(store.open_unit, encoder, compute),
+                remember=remember,
+                forget_turns=ForgetTurns(amend),
+                edit=Edit(amend),
+                rollback=Rollback(amend),
                 recall=recall,
                 chat=Chat(recall, inference.backend, compute),
                 export=Export(
@@ -237,6 +252,21 @@ def adapter_strength(settings: Settings, adapter: "StoredAdapter") -> "Strength 
         if norms is not None:
             return share_of_weights(generator, adapter.readouts, norms)
     return norms_of_readouts(adapter.readouts)
+
+
+def adapter_distance(
+    settings: Settings, first: "StoredAdapter", second: "StoredAdapter"
+) -> "Strength | None":
+    """How strongly the difference of two adapters changes each module.
+
+    None where a read-out is no longer kept, or they were not made by the same parts.
+    """
+    if first.readouts is None or second.readouts is None:
+        return None
+    if first.fingerprint != second.fingerprint:
+        return None
+    difference = second.readouts.float() - first.readouts.float()
+    return adapter_strength(settings, replace(second, readouts=difference))
 
 
 def make_trainer(

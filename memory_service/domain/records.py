@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from memory_service.domain.memory import Fingerprint, MemoryId
@@ -15,6 +16,52 @@ from memory_service.domain.turns import Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Arrival(StrEnum):
+    """What became of a turn that was handed over to be stored."""
+
+    NEW = "new"
+    KNOWN = "known"
+    FORGOTTEN = "forgotten"
+
+
+class Removal(StrEnum):
+    """How forgotten turns left the state.
+
+    `SUBTRACTED`: the updates of their chunks were reproduced to the last bit and taken out.
+    `REBUILT`: they could not be, so the adapter was withdrawn and made anew from the kept turns.
+    `WITHDRAWN`: the same, but the kept turns are not encoded yet; until then there is no adapter.
+    """
+
+    SUBTRACTED = "subtracted"
+    REBUILT = "rebuilt"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What forgetting turns took from the database: turns, and what was made of them."""
+
+    turns: int
+    sessions: int
+    rewritten_versions: int
+    adapters: int
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was forgotten, and the version and state that remain.
+
+    `reason` says why the state was not subtracted from; empty where it was. Version and digest are
+    None while nothing of the rest is encoded.
+    """
+
+    erased: Erased
+    removal: Removal
+    reason: str
+    version: int | None
+    state_digest: str | None
 
 
 @dataclass(frozen=True)
@@ -44,18 +91,24 @@ class PendingSession:
     """A session whose turns changed since its chunks were last computed.
 
     `revision` counts those changes; it is handed back when the work is stored, so that a turn that
-    arrived meanwhile keeps the session pending.
+    arrived meanwhile keeps the session pending. `leaving` are turns about to be forgotten: they are
+    no part of the new chunks, but needed once more to reproduce the old ones.
     """
 
     name: str
     revision: int
     turns: tuple[Turn, ...]
     chunks: tuple[StoredChunk, ...]
+    leaving: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
 class StoredChunk:
-    """A chunk that is part of the state. The update is not kept, its digest is."""
+    """A chunk that is part of a state. The update is not kept, its digest is.
+
+    In recipes of earlier versions both digests are empty, and `tokens` is 0, where a turn of the
+    chunk was forgotten: nothing that was computed from its text stays.
+    """
 
     session: str
     digest: str
@@ -82,7 +135,10 @@ class StoredState:
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """The read-out of one version; `readouts` is None where only the newest ones are kept."""
+    """The read-out of one version; `readouts` is None where only the newest ones are kept.
+
+    `state_digest` is empty where forgetting rewrote the version's recipe since.
+    """
 
     version: int
     fingerprint: Fingerprint

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from memory_service.domain.memory import MemoryId
+from memory_service.domain.records import Arrival
 from memory_service.domain.turns import Turn
 from memory_service.errors import NotFound, StateConflict
 from memory_service.services.inspect import turn_pages
@@ -12,13 +13,19 @@ from memory_service.services.ports import OpenUnit
 
 @dataclass(frozen=True)
 class Stored:
-    """How many turns of a call were new, and how many known before with the same content."""
+    """How many turns of a call were new, and how many known before with the same content.
+
+    `forgotten` ones were taken back earlier: they stay forgotten and were not stored again.
+    """
 
     new: int = 0
     known: int = 0
+    forgotten: int = 0
 
     def __add__(self, other: "Stored") -> "Stored":
-        return Stored(self.new + other.new, self.known + other.known)
+        return Stored(
+            self.new + other.new, self.known + other.known, self.forgotten + other.forgotten
+        )
 
 
 class Append:
@@ -55,9 +62,13 @@ class Append:
 
     async def _store(self, memory_id: MemoryId, turns: Sequence[Turn]) -> Stored:
         async with self._open_unit() as unit:
-            is_new = await unit.memories.add_turns(memory_id, turns)
+            arrivals = await unit.memories.add_turns(memory_id, turns)
             await unit.commit()
-        return Stored(new=sum(is_new), known=len(is_new) - sum(is_new))
+        return Stored(
+            new=arrivals.count(Arrival.NEW),
+            known=arrivals.count(Arrival.KNOWN),
+            forgotten=arrivals.count(Arrival.FORGOTTEN),
+        )
 
     async def _known(self, memory_id: MemoryId, ids: Collection[str]) -> dict[str, Turn]:
         async with self._open_unit() as unit:

@@ -1,13 +1,52 @@
-"""Forget: delete what is stored of a user."""
+"""Forget, without a model: find what is meant, delete a user, withdraw an adapter at once.
 
-from collections.abc import Mapping
+`forget_turns` is the way that keeps the adapter; it needs the model.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
 from memory_service.domain.memory import MemoryId
+from memory_service.domain.records import Erased, Receipt, Removal
+from memory_service.domain.turns import Turn
+from memory_service.errors import InvalidInput, NotFound
+from memory_service.services.contention import retried
+from memory_service.services.inspect import turn_pages
 from memory_service.services.ports import OpenUnit
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which turns are meant: those that every given part is true of; `until` is not included.
+
+    Raises:
+        InvalidInput: nothing is given, or the times leave no room.
+    """
+
+    turn_ids: frozenset[str] = frozenset()
+    session: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if not any((self.turn_ids, self.session, self.since, self.until)):
+            raise InvalidInput("turns", "", "say which: ids, a session, or times")
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise InvalidInput("until", self.until.isoformat(), "must be after since")
+
+    def holds(self, turn: Turn) -> bool:
+        """Whether the turn is one of those meant."""
+        return (
+            (not self.turn_ids or turn.id in self.turn_ids)
+            and (self.session is None or turn.session == self.session)
+            and (self.since is None or turn.time >= self.since)
+            and (self.until is None or turn.time < self.until)
+        )
+
+
 class Forget:
-    """Deletes memories."""
+    """Deletes memories, whole or in part."""
 
     def __init__(self, open_unit: OpenUnit) -> None:
         self._open_unit = open_unit
@@ -22,3 +61,37 @@ class Forget:
             deleted = await unit.memories.delete_user(memory_id)
             await unit.commit()
         return deleted
+
+    async def find(self, memory_id: MemoryId, selection: Selection) -> list[Turn]:
+        """The kept turns that a selection means, in (time, id) order.
+
+        Raises:
+            NotFound: there is no such user, or an id is not kept.
+        """
+        async with self._open_unit() as unit:
+            pages = turn_pages(unit, memory_id, selection.session)
+            found = [turn async for turn in pages if selection.holds(turn)]
+        missing = selection.turn_ids - {turn.id for turn in found}
+        if missing:
+            raise NotFound("turn", min(missing), f"`memory turns list {memory_id.user}` tells ids")
+        return found
+
+    async def withdraw(
+        self, memory_id: MemoryId, turn_ids: Collection[str], reason: str
+    ) -> Receipt:
+        """Forget turns and with them, at once, the adapters that hold them and the state.
+
+        What else was said stays and waits to be encoded again.
+
+        Raises:
+            NotFound: there is no such user, or none of the turns is kept.
+        """
+        erased = await retried(memory_id, lambda: self._withdraw(memory_id, turn_ids))
+        return Receipt(erased, Removal.WITHDRAWN, reason, version=None, state_digest=None)
+
+    async def _withdraw(self, memory_id: MemoryId, turn_ids: Collection[str]) -> Erased:
+        async with self._open_unit() as unit:
+            await unit.memories.mark_all_pending(memory_id)
+            erased = await unit.memories.erase_turns(memory_id, turn_ids)
+            await unit.commit()
+        return erased

@@ -15,10 +15,11 @@ PAGE_TURNS = 500
 
 @dataclass(frozen=True)
 class KeptTurn:
-    """A turn, and whether the state holds it yet."""
+    """A turn, whether the state holds it yet, and whether a rollback set it aside."""
 
     turn: Turn
     is_pending: bool
+    is_aside: bool
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,28 @@ class Recipe:
 
     adapter: StoredAdapter
     chunks: list[StoredChunk]
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """A version and how many turns it has that the one before had not, and the other way round.
+
+    Turns that were forgotten since are in neither number.
+    """
+
+    adapter: StoredAdapter
+    added: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two versions, and the ids of the turns that only one of them was made from."""
+
+    first: StoredAdapter
+    second: StoredAdapter
+    added: list[str]
+    removed: list[str]
 
 
 class Inspect:
@@ -62,10 +85,11 @@ class Inspect:
         """The newest `limit` turns (default: all) in (time, id) order. Raises NotFound."""
         async with self._open_unit() as unit:
             pending = await unit.memories.pending_turn_ids(memory_id)
+            aside = await unit.memories.turns_set_aside(memory_id)
             newest: deque[Turn] = deque(maxlen=limit)
             async for turn in turn_pages(unit, memory_id, session):
                 newest.append(turn)
-        return [KeptTurn(turn, turn.id in pending) for turn in newest]
+        return [KeptTurn(turn, turn.id in pending, turn.id in aside) for turn in newest]
 
     async def turns_by_id(self, memory_id: MemoryId, ids: Iterable[str]) -> dict[str, Turn]:
         """Those turns of a user that are still kept. Raises NotFound."""
@@ -92,6 +116,42 @@ class Inspect:
         async with self._open_unit() as unit:
             adapter = await unit.memories.adapter(memory_id, version)
             return Recipe(adapter, await unit.memories.chunks(memory_id, adapter.version))
+
+    async def history(
+        self, memory_id: MemoryId, *, before: int | None = None, limit: int = 20
+    ) -> list[HistoryEntry]:
+        """Versions newest first, each with its change. Raises NotFound."""
+        async with self._open_unit() as unit:
+            made = await unit.memories.adapters(memory_id, before=before, limit=limit)
+            entries = []
+            held = await _turn_ids(unit, memory_id, made[0].version) if made else set()
+            for adapter in made:
+                earlier = await _turn_ids(unit, memory_id, adapter.version - 1)
+                entries.append(HistoryEntry(adapter, len(held - earlier), len(earlier - held)))
+                held = earlier
+        return entries
+
+    async def difference(self, memory_id: MemoryId, first: int, second: int) -> Difference:
+        """What the second version was made from and the first was not, and the other way round.
+
+        Raises:
+            NotFound: no such user or version.
+            IncompatibleState: the stored bytes are damaged.
+        """
+        async with self._open_unit() as unit:
+            one = await unit.memories.adapter(memory_id, first)
+            other = await unit.memories.adapter(memory_id, second)
+            held = await _turn_ids(unit, memory_id, first)
+            held_by_other = await _turn_ids(unit, memory_id, second)
+        return Difference(one, other, sorted(held_by_other - held), sorted(held - held_by_other))
+
+
+async def _turn_ids(unit: UnitOfWork, memory_id: MemoryId, version: int) -> set[str]:
+    """The turns that a version was made from; none before the first."""
+    if version == 0:
+        return set()
+    recipe = await unit.memories.chunks(memory_id, version)
+    return {turn_id for chunk in recipe for turn_id in chunk.turn_ids}
 
 
 async def turn_pages(

@@ -6,7 +6,7 @@ without importing them; `bootstrap` joins them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -15,6 +15,8 @@ from memory_service.domain.chunks import Chunk
 from memory_service.domain.memory import Fingerprint, MemoryId
 from memory_service.domain.messages import Generation, Message, Sampling
 from memory_service.domain.records import (
+    Arrival,
+    Erased,
     Head,
     NewVersion,
     PendingSession,
@@ -29,8 +31,10 @@ if TYPE_CHECKING:  # listing turns must not wait for torch
     from torch import Tensor
 
 __all__ = [
+    "Arrival",
     "Backend",
     "Encoder",
+    "Erased",
     "Generation",
     "Head",
     "Memories",
@@ -52,10 +56,11 @@ __all__ = [
 class Memories(Protocol):
     """Every query about memories. Nothing is visible to others before `UnitOfWork.commit`."""
 
-    async def add_turns(self, memory_id: MemoryId, turns: Sequence[Turn]) -> list[bool]:
-        """Store turns, creating tenant, user and sessions; True where new, False where known.
+    async def add_turns(self, memory_id: MemoryId, turns: Sequence[Turn]) -> list[Arrival]:
+        """Store turns, creating tenant, user and sessions; what became of each.
 
-        The same id with the same content is a no-op. Sessions with new turns become pending.
+        The same id with the same content is a no-op, and so is an id that was forgotten. Sessions
+        with new turns become pending.
 
         Raises:
             StateConflict: an id is known with another text, role, time or session.
@@ -93,6 +98,28 @@ class Memories(Protocol):
         """Sessions to encode, oldest change first. Raises NotFound for an unknown user."""
         ...
 
+    async def sessions_of(
+        self, memory_id: MemoryId, turn_ids: Collection[str]
+    ) -> list[PendingSession]:
+        """Sessions of those of the turns that are kept, pending or not. Raises NotFound.
+
+        Like `pending_sessions` they come without the turns that are set aside.
+        """
+        ...
+
+    async def turns_set_aside(self, memory_id: MemoryId) -> set[str]:
+        """Kept turns that are no part of the memory since a rollback. Raises NotFound."""
+        ...
+
+    async def set_aside(
+        self, memory_id: MemoryId, *, aside: Collection[str], back: Collection[str]
+    ) -> None:
+        """Take kept turns out of the memory, and put others back into it. Raises NotFound.
+
+        The state must follow in the same transaction, by `write_version` or `mark_all_pending`.
+        """
+        ...
+
     async def chunks(self, memory_id: MemoryId, version: int | None = None) -> list[StoredChunk]:
         """The recipe of a version (default: the newest). Raises NotFound."""
         ...
@@ -126,6 +153,18 @@ class Memories(Protocol):
 
         Raises:
             StateConflict: someone else wrote a version first; read again and retry.
+        """
+        ...
+
+    async def erase_turns(self, memory_id: MemoryId, turn_ids: Collection[str]) -> Erased:
+        """Delete turns, rewrite the recipes that name them, and leave tombstones.
+
+        The newest state must have been freed of them before, in the same transaction, by
+        `write_version` or `mark_all_pending`. Ids that are not kept are passed over.
+
+        Raises:
+            NotFound: the user is unknown, or none of the turns is kept.
+            StateConflict: the newest state holds one of them.
         """
         ...
 

@@ -28,6 +28,9 @@ class Recall:
             raise NotFound(
                 "read-out",
                 f"{memory_id.user}@{adapter.version}",
-                "only the newest versions keep theirs; use the newest",
+                "only the newest versions keep theirs; use the newest"
+                if version is not None
+                else "turns it held were forgotten; the next append makes a new one, "
+                "and so does `memory users rebuild`",
             )
         return adapter

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import StoredChunk
 from memory_service.errors import NotFound, StateConflict
-from memory_service.storage.tables import Base, ChunkRow, SessionRow, TenantRow, UserRow
+from memory_service.storage.tables import Base, ChunkRow, SessionRow, TenantRow, TurnRow, UserRow
 from memory_service.storage.transaction import Transaction
 
 TABLES = Base.metadata.tables
@@ -21,6 +21,9 @@ CURRENT = ChunkRow.removed_version.is_(None)
 
 PENDING = SessionRow.revision != SessionRow.encoded_revision
 """The session's turns changed since they were last encoded."""
+
+ACTIVE = ~TurnRow.is_aside
+"""The turn is part of the memory."""
 
 _BATCH = 500
 

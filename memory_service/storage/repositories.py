@@ -1,7 +1,7 @@
-"""Every query about memories: turns and users here, what is made of them in `versions`."""
+"""Every query about memories: turns and users here, the others in `versions` and `erasure`."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import (
@@ -9,7 +9,7 @@ from sqlalchemy import (
     Select,
     bindparam,
     case,
-    delete,
+    func,
     insert,
     select,
     tuple_,
@@ -17,10 +17,12 @@ from sqlalchemy import (
 )
 
 from memory_service.domain.memory import MemoryId
-from memory_service.domain.records import Head, PendingSession, StoredChunk
+from memory_service.domain.records import Arrival, Head, PendingSession, StoredChunk
 from memory_service.domain.turns import Role, Turn
 from memory_service.errors import NotFound, StateConflict
+from memory_service.storage.erasure import Erasure
 from memory_service.storage.queries import (
+    ACTIVE,
     CURRENT,
     PENDING,
     TABLES,
@@ -29,24 +31,15 @@ from memory_service.storage.queries import (
     now,
     total,
 )
-from memory_service.storage.tables import (
-    AdapterRow,
-    ChunkRow,
-    SessionRow,
-    StateRow,
-    TenantRow,
-    TurnRow,
-    UserRow,
-    VersionRow,
-)
+from memory_service.storage.tables import SessionRow, TenantRow, TurnRow, UserRow
 from memory_service.storage.versions import Versions
 
 
-class Memories(Versions):
+class Memories(Versions, Erasure):
     """The queries of one transaction (`services.ports.Memories`)."""
 
-    async def add_turns(self, memory_id: MemoryId, turns: Sequence[Turn]) -> list[bool]:
-        """Store turns, creating tenant, user and sessions; True where new, False where known.
+    async def add_turns(self, memory_id: MemoryId, turns: Sequence[Turn]) -> list[Arrival]:
+        """Store turns, creating tenant, user and sessions; what became of each.
 
         Raises:
             StateConflict: an id is known with another text, role, time or session.
@@ -54,19 +47,25 @@ class Memories(Versions):
         if not turns:
             return []
         user_id = await self._lock_or_create(memory_id)
-        known = await self._turns_by_id(user_id, {turn.id for turn in turns})
+        ids = {turn.id for turn in turns}
+        known = await self._turns_by_id(user_id, ids)
+        forgotten = await self._forgotten(user_id, ids - set(known))
         added: dict[str, Turn] = {}
-        is_new: list[bool] = []
+        arrivals: list[Arrival] = []
         for turn in turns:
             earlier = known.get(turn.id)
-            if earlier is None:
+            if turn.id in forgotten:
+                arrivals.append(Arrival.FORGOTTEN)
+            elif earlier is None:
                 added[turn.id] = known[turn.id] = turn
-            elif earlier != turn:
+                arrivals.append(Arrival.NEW)
+            elif earlier == turn:
+                arrivals.append(Arrival.KNOWN)
+            else:
                 raise _turn_conflict(earlier, turn)
-            is_new.append(earlier is None)
         if added:
             await self._insert_turns(user_id, list(added.values()))
-        return is_new
+        return arrivals
 
     async def turns(
         self,
@@ -103,7 +102,7 @@ class Memories(Versions):
         kept = await self._transaction.read(
             select(TurnRow.turn_id)
             .join(SessionRow, SessionRow.id == TurnRow.session_id)
-            .where(SessionRow.user_id == user_id, PENDING)
+            .where(SessionRow.user_id == user_id, PENDING, ACTIVE)
         )
         chunks = await self._chunks(user_id, CURRENT, PENDING)
         return {row.turn_id for row in kept} - {id_ for chunk in chunks for id_ in chunk.turn_ids}
@@ -115,23 +114,71 @@ class Memories(Versions):
             NotFound: the user is unknown.
         """
         user_id, _ = await self._find(memory_id)
-        sessions = await self._transaction.read(
-            select(SessionRow.name, SessionRow.revision)
-            .where(SessionRow.user_id == user_id, PENDING)
-            .order_by(SessionRow.changed_at, SessionRow.id)
-        )
-        turns: dict[str, list[Turn]] = defaultdict(list)
-        for row in await self._transaction.read(
-            _turns_where(TurnRow.user_id == user_id).where(PENDING)
-        ):
-            turns[row.name].append(_turn(*row))
-        chunks: dict[str, list[StoredChunk]] = defaultdict(list)
-        for chunk in await self._chunks(user_id, CURRENT, PENDING):
-            chunks[chunk.session].append(chunk)
+        return await self._sessions_where(SessionRow.user_id == user_id, PENDING)
+
+    async def sessions_of(
+        self, memory_id: MemoryId, turn_ids: Collection[str]
+    ) -> list[PendingSession]:
+        """The sessions that those of the turns belong to which are kept, pending or not.
+
+        Raises:
+            NotFound: the user is unknown.
+        """
+        user_id, _ = await self._find(memory_id)
+        found: set[int] = set()
+        for batch in batches(sorted(set(turn_ids))):
+            rows = await self._transaction.read(
+                select(TurnRow.session_id)
+                .where(TurnRow.user_id == user_id, TurnRow.turn_id.in_(batch))
+                .distinct()
+            )
+            found |= {row.session_id for row in rows}
         return [
-            PendingSession(name, revision, tuple(turns[name]), tuple(chunks[name]))
-            for name, revision in sessions
+            session
+            for batch in batches(sorted(found))
+            for session in await self._sessions_where(
+                SessionRow.user_id == user_id, SessionRow.id.in_(batch)
+            )
         ]
+
+    async def turns_set_aside(self, memory_id: MemoryId) -> set[str]:
+        """Kept turns that are no part of the memory since a rollback.
+
+        Raises:
+            NotFound: the user is unknown.
+        """
+        user_id, _ = await self._find(memory_id)
+        rows = await self._transaction.read(
+            select(TurnRow.turn_id).where(TurnRow.user_id == user_id, TurnRow.is_aside)
+        )
+        return {row.turn_id for row in rows}
+
+    async def set_aside(
+        self, memory_id: MemoryId, *, aside: Collection[str], back: Collection[str]
+    ) -> None:
+        """Take kept turns out of the memory, and put others back into it.
+
+        The state must follow in the same transaction, by `write_version` or `mark_all_pending`.
+
+        Raises:
+            NotFound: the user is unknown.
+        """
+        user_id, _ = await self._lock(memory_id)
+        for turn_ids, is_aside in ((aside, True), (back, False)):
+            for batch in batches(sorted(turn_ids)):
+                await self._transaction.write(
+                    update(TurnRow)
+                    .where(TurnRow.user_id == user_id, TurnRow.turn_id.in_(batch))
+                    .values(is_aside=is_aside)
+                )
+        active = (
+            select(func.count())
+            .where(TurnRow.session_id == SessionRow.id, ACTIVE)
+            .scalar_subquery()
+        )
+        await self._transaction.write(
+            update(SessionRow).where(SessionRow.user_id == user_id).values(turns=active)
+        )
 
     async def head(self, memory_id: MemoryId) -> Head:
         """Where a user's memory stands.
@@ -154,24 +201,24 @@ class Memories(Versions):
         )
         return [_head(tenant, *row) for row in rows]
 
-    async def delete_user(self, memory_id: MemoryId) -> Mapping[str, int]:
-        """Delete everything of a user; returns how many rows of each kind went.
-
-        Raises:
-            NotFound: the user is unknown.
-        """
-        user_id, _ = await self._lock(memory_id)
-        counts = {}
-        for table in (AdapterRow, StateRow, ChunkRow, VersionRow, TurnRow, SessionRow):
-            counts[table.__tablename__] = await self._transaction.write(
-                delete(table).where(table.user_id == user_id)
-            )
-        await self._transaction.write(delete(UserRow).where(UserRow.id == user_id))
-        self._transaction.erase_at_commit()
-        return {
-            kind: counts[kind]
-            for kind in ("turns", "sessions", "chunks", "versions", "states", "adapters")
-        }
+    async def _sessions_where(self, *conditions: ColumnElement[bool]) -> list[PendingSession]:
+        """Sessions with their turns and current chunks, oldest change first."""
+        sessions = await self._transaction.read(
+            select(SessionRow.user_id, SessionRow.name, SessionRow.revision)
+            .where(*conditions)
+            .order_by(SessionRow.changed_at, SessionRow.id)
+        )
+        turns: dict[str, list[Turn]] = defaultdict(list)
+        chunks: dict[str, list[StoredChunk]] = defaultdict(list)
+        if sessions:
+            for row in await self._transaction.read(_turns_where(*conditions, ACTIVE)):
+                turns[row.name].append(_turn(*row))
+            for chunk in await self._chunks(sessions[0].user_id, CURRENT, *conditions):
+                chunks[chunk.session].append(chunk)
+        return [
+            PendingSession(name, revision, tuple(turns[name]), tuple(chunks[name]))
+            for _, name, revision in sessions
+        ]
 
     async def _lock_or_create(self, memory_id: MemoryId) -> int:
         """Begin to write to a user that may be new; two processes may do this at once."""
@@ -265,11 +312,11 @@ def _head(
     return Head(MemoryId(name, tenant), version, created_at, int(turns), int(pending))
 
 
-def _turns_where(condition: ColumnElement[bool]) -> Select[str, str, str, datetime, str]:
+def _turns_where(*conditions: ColumnElement[bool]) -> Select[str, str, str, datetime, str]:
     return (
         select(SessionRow.name, TurnRow.role, TurnRow.text, TurnRow.time, TurnRow.turn_id)
         .join(SessionRow, SessionRow.id == TurnRow.session_id)
-        .where(condition)
+        .where(*conditions)
         .order_by(TurnRow.time, TurnRow.turn_id)
     )
 

@@ -23,10 +23,12 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from memory_service.domain.tombstones import KEY_BYTES
 from memory_service.domain.turns import MAX_NAME_CHARS
 
 NAMING_CONVENTION = {
@@ -97,7 +99,7 @@ class SessionRow(Base):
     `revision` grows with each change of its turns; the session is pending while `encoded_revision`
     differs. It starts at the time of creation in microseconds, so that no two sessions of one name
     share a revision. Work computed from a revision below `floor_revision` is refused: the memory
-    was restarted, or deleted and begun again, since.
+    was restarted, or deleted and begun again, since. `turns` counts those not set aside.
     """
 
     __tablename__ = "sessions"
@@ -115,7 +117,10 @@ class SessionRow(Base):
 
 
 class TurnRow(Base):
-    """One message. The two indexes are the two ways turns are paged: by user and by session."""
+    """One message. The two indexes are the two ways turns are paged: by user and by session.
+
+    What `is_aside` is kept, but no part of the memory since a rollback.
+    """
 
     __tablename__ = "turns"
     __table_args__ = (
@@ -131,12 +136,26 @@ class TurnRow(Base):
     role: Mapped[str] = mapped_column(String(16))
     text: Mapped[str] = mapped_column(Text)
     time: Mapped[datetime] = mapped_column(UtcDateTime)
+    is_aside: Mapped[bool] = mapped_column(server_default=false())
+
+
+class TombstoneRow(Base):
+    """A forgotten turn, by the keyed hash of its id; memories that were merged bring their keys."""
+
+    __tablename__ = "tombstones"
+
+    user_id: Mapped[int] = mapped_column(
+        RowId, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    key: Mapped[bytes] = mapped_column(LargeBinary(KEY_BYTES), primary_key=True)
+    hash: Mapped[str] = mapped_column(Digest, primary_key=True)
 
 
 class ChunkRow(Base):
     """A chunk, part of every version from `added_version` until before `removed_version`.
 
-    So a recipe costs what changed, not what is there.
+    So a recipe costs what changed, not what is there. Digests are empty where a turn of a chunk of
+    earlier versions was forgotten.
     """
 
     __tablename__ = "chunks"

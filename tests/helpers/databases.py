@@ -113,6 +113,11 @@ def open_unit(engine: AsyncEngine) -> Callable[[], UnitOfWork]:
     return unit_factory(engine)
 
 
+def contents_of(folder: Path) -> str:
+    """Every byte of every file in a folder: the database, its log, whatever lies beside it."""
+    return "".join(path.read_bytes().decode("latin-1") for path in folder.iterdir())
+
+
 def _copy(request: pytest.FixtureRequest, folder: Path) -> Path:
     path = folder / "memory.db"
     shutil.copy(request.getfixturevalue("sqlite_template"), path)

@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -15,6 +15,8 @@ from memory_service.domain.chunks import Chunk, chunk_session
 from memory_service.domain.memory import Fingerprint, MemoryId
 from memory_service.domain.messages import Generation, Message, Sampling
 from memory_service.domain.records import (
+    Arrival,
+    Erased,
     Head,
     NewVersion,
     PendingSession,
@@ -45,7 +47,10 @@ class StoredUser:
     chunks: list[StoredChunk] = field(default_factory=list)
     state: StoredState | None = None
     adapters: dict[int, StoredAdapter] = field(default_factory=dict)
+    recipes: dict[int, list[StoredChunk]] = field(default_factory=dict)
     version: int = 0
+    tombstones: set[str] = field(default_factory=set)
+    aside: set[str] = field(default_factory=set)
 
 
 class FakeStore:
@@ -84,20 +89,25 @@ class FakeUnit:
             self._store.users = self._users
         self._end()
 
-    async def add_turns(self, memory_id: MemoryId, turns: Sequence[Turn]) -> list[bool]:
+    async def add_turns(self, memory_id: MemoryId, turns: Sequence[Turn]) -> list[Arrival]:
         if not turns:
             return []
         users = await self._write()
         user = users.setdefault(memory_id, StoredUser())
-        is_new = []
+        arrivals, changed = [], {}
         for turn in turns:
+            if turn.id in user.tombstones:
+                arrivals.append(Arrival.FORGOTTEN)
+                continue
             known = user.turns.setdefault(turn.id, turn)
             if known != turn:
                 raise StateConflict(f"turn {turn.id}", "is already known with other content")
-            is_new.append(known is turn)
-        for name in dict.fromkeys(t.session for t, new in zip(turns, is_new, strict=True) if new):
+            arrivals.append(Arrival.NEW if known is turn else Arrival.KNOWN)
+            if known is turn:
+                changed[turn.session] = True
+        for name in changed:
             user.sessions.setdefault(name, _Session()).revision += 1
-        return is_new
+        return arrivals
 
     async def head(self, memory_id: MemoryId) -> Head:
         user = await self._read(memory_id)
@@ -118,20 +128,45 @@ class FakeUnit:
 
     async def pending_sessions(self, memory_id: MemoryId) -> list[PendingSession]:
         user = await self._read(memory_id)
-        turns = await self.turns(memory_id)
         return [
-            PendingSession(
-                name,
-                session.revision,
-                tuple(turn for turn in turns if turn.session == name),
-                tuple(chunk for chunk in user.chunks if chunk.session == name),
-            )
+            await self._session(memory_id, name)
             for name, session in user.sessions.items()
             if session.revision != session.encoded_revision
         ]
 
+    async def sessions_of(
+        self, memory_id: MemoryId, turn_ids: Collection[str]
+    ) -> list[PendingSession]:
+        user = await self._read(memory_id)
+        names = {turn.session for turn in user.turns.values() if turn.id in turn_ids}
+        return [await self._session(memory_id, name) for name in user.sessions if name in names]
+
+    async def _session(self, memory_id: MemoryId, name: str) -> PendingSession:
+        user = await self._read(memory_id)
+        turns = await self.turns(memory_id)
+        return PendingSession(
+            name,
+            user.sessions[name].revision,
+            tuple(turn for turn in turns if turn.session == name and turn.id not in user.aside),
+            tuple(chunk for chunk in user.chunks if chunk.session == name),
+        )
+
+    async def turns_set_aside(self, memory_id: MemoryId) -> set[str]:
+        return set((await self._read(memory_id)).aside)
+
+    async def set_aside(
+        self, memory_id: MemoryId, *, aside: Collection[str], back: Collection[str]
+    ) -> None:
+        user = (await self._write())[memory_id]
+        user.aside = (user.aside | set(aside)) - set(back)
+
     async def chunks(self, memory_id: MemoryId, version: int | None = None) -> list[StoredChunk]:
-        return list((await self._read(memory_id)).chunks)
+        user = await self._read(memory_id)
+        if version is None:
+            return list(user.chunks)
+        if version not in user.recipes:
+            raise NotFound("version", f"{memory_id.user}@{version}")
+        return list(user.recipes[version])
 
     async def mark_all_pending(self, memory_id: MemoryId) -> None:
         user = (await self._write()).get(memory_id)
@@ -148,6 +183,8 @@ class FakeUnit:
         user = await self._read(memory_id)
         if not user.adapters:
             raise NotFound("adapter", memory_id.user)
+        if (version or user.version) not in user.adapters:
+            raise NotFound("version", str(version))
         return user.adapters[version or user.version]
 
     async def write_version(self, memory_id: MemoryId, change: NewVersion) -> int:
@@ -160,6 +197,7 @@ class FakeUnit:
         user.state = change.state
         kept = [chunk for chunk in user.chunks if chunk.digest not in vanished]
         user.chunks = [*kept, *change.appeared]
+        user.recipes[user.version] = user.chunks
         for name, revision in change.sessions.items():
             user.sessions[name].encoded_revision = revision
         user.adapters[user.version] = StoredAdapter(
@@ -174,6 +212,35 @@ class FakeUnit:
             readouts=change.readouts,
         )
         return user.version
+
+    async def erase_turns(self, memory_id: MemoryId, turn_ids: Collection[str]) -> Erased:
+        user = (await self._write())[memory_id]
+        if any(set(chunk.turn_ids) & set(turn_ids) for chunk in user.chunks):
+            raise StateConflict("memory", "another writer came first")
+        gone = set(turn_ids) & set(user.turns)
+        if not gone:
+            raise NotFound("turn", str(turn_ids))
+        user.turns = {id_: turn for id_, turn in user.turns.items() if id_ not in gone}
+        kept = {turn.session for turn in user.turns.values()}
+        emptied = set(user.sessions) - kept
+        user.sessions = {name: one for name, one in user.sessions.items() if name in kept}
+        user.tombstones |= gone
+        user.aside -= gone
+        had = len(user.adapters)
+        named = [
+            version
+            for version, recipe in user.recipes.items()
+            if any(set(chunk.turn_ids) & gone for chunk in recipe)
+        ]
+        for version in named:
+            user.recipes[version] = [
+                replace(chunk, turn_ids=rest) if rest != chunk.turn_ids else chunk
+                for chunk in user.recipes[version]
+                for rest in [tuple(id_ for id_ in chunk.turn_ids if id_ not in gone)]
+                if rest
+            ]
+            user.adapters.pop(version, None)
+        return Erased(len(gone), len(emptied), len(named), had - len(user.adapters))
 
     async def delete_user(self, memory_id: MemoryId) -> dict[str, int]:
         user = (await self._write()).pop(memory_id, None)

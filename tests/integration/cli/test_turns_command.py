@@ -26,7 +26,7 @@ def test_one_turn_is_appended_encoded_and_listed(home: Path) -> None:
         "turns", "append", "ann", "Nice name!", "--role", "assistant", "--session", "s2",
         "--time", "2026-03-01T18:30:00Z", "--id", "t2", "--json",
     )  # fmt: skip
-    assert appended.json == {"user": "ann", "version": 2, "new": 1, "known": 0}
+    assert appended.json == {"user": "ann", "version": 2, "new": 1, "known": 0, "forgotten": 0}
     earlier, later = run("turns", "list", "ann", "--json").json
     assert earlier == {
         "id": "t2",
@@ -35,6 +35,7 @@ def test_one_turn_is_appended_encoded_and_listed(home: Path) -> None:
         "time": "2026-03-01T18:30:00+00:00",
         "text": "Nice name!",
         "pending": False,
+        "set_aside": False,
     }
     assert (later["text"], later["session"], later["role"]) == (
         "My dog is Biscuit.",

@@ -51,6 +51,7 @@ def test_delete_leaves_nothing_and_tells_what_went(home: Path) -> None:
             "versions": 1,
             "states": 1,
             "adapters": 1,
+            "tombstones": 0,
         },
     }
     assert [user["user"] for user in run("users", "list", "--json").json] == ["bob"]

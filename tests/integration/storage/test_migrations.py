@@ -22,7 +22,7 @@ from memory_service.storage.tables import Base
 from memory_service.storage.unit_of_work import unit_factory
 from tests.integration.storage.records import ANN, change, chunk, revisions, turn
 
-HEAD = "0001"
+HEAD = "0002"
 
 
 def tables(url: str) -> set[str]:
@@ -59,6 +59,26 @@ def test_up_down_and_up_again_with_rows(empty_database_url: str) -> None:
     assert current(url) == (None, HEAD)
     upgrade(url)
     asyncio.run(remember(url))
+
+
+def test_back_from_the_ledger_and_up_again_keeps_turns(empty_database_url: str) -> None:
+    """What was set aside is part of the memory again, and waits to be encoded."""
+    url = empty_database_url
+    upgrade(url)
+    asyncio.run(remember(url))
+
+    def set_aside(connection: Connection) -> None:
+        connection.execute(text("UPDATE turns SET is_aside = true"))
+        connection.execute(text("UPDATE sessions SET turns = 0"))
+
+    on_database(url, set_aside)
+    downgrade(url, "0001")
+    assert "tombstones" not in tables(url)
+    upgrade(url)
+    counted = "SELECT turns, revision - encoded_revision FROM sessions"
+    assert on_database(url, lambda on: tuple(on.execute(text(counted)).one())) == (1, 1)
+    assert on_database(url, lambda on: on.scalar(text("SELECT count(*) FROM turns"))) == 1
+    assert on_database(url, differences) == []
 
 
 def test_migrations_make_exactly_the_tables_of_the_program(database_url: str) -> None:

@@ -13,23 +13,26 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from memory_service.domain.memory import MemoryId
+from memory_service.domain.records import Arrival
 from memory_service.domain.turns import Role, Turn
 from memory_service.errors import NotFound, StateConflict
 from memory_service.services import ports
 from memory_service.storage.engine import create_engine
 from memory_service.storage.unit_of_work import UnitOfWork, unit_factory
+from tests.helpers.databases import contents_of
 from tests.integration.storage.records import ANN, START, change, chunk, revisions, turn
 
 OpenUnit = Callable[[], UnitOfWork]
 
+NEW, KNOWN = Arrival.NEW, Arrival.KNOWN
 NOBODY = MemoryId("nobody", "acme")
 
 
-async def add(open_unit: OpenUnit, *turns: Turn, memory_id: MemoryId = ANN) -> list[bool]:
+async def add(open_unit: OpenUnit, *turns: Turn, memory_id: MemoryId = ANN) -> list[Arrival]:
     async with open_unit() as unit:
-        is_new = await unit.memories.add_turns(memory_id, turns)
+        arrivals = await unit.memories.add_turns(memory_id, turns)
         await unit.commit()
-    return is_new
+    return arrivals
 
 
 async def test_storage_satisfies_the_ports(open_unit: OpenUnit) -> None:
@@ -41,7 +44,7 @@ async def test_storage_satisfies_the_ports(open_unit: OpenUnit) -> None:
 async def test_turns_come_back_in_order_of_time_then_id(open_unit: OpenUnit) -> None:
     late, early = turn(1, minutes=5), turn(2, minutes=1)
     same_time = [turn(number, minutes=3, session="other") for number in (9, 8)]
-    assert await add(open_unit, late, early, *same_time) == [True] * 4
+    assert await add(open_unit, late, early, *same_time) == [NEW] * 4
     async with open_unit() as unit:
         assert await unit.memories.turns(ANN) == [early, *reversed(same_time), late]
         assert await unit.memories.turns(ANN, session="s") == [early, late]
@@ -79,7 +82,7 @@ async def test_names_are_ordered_by_code_point_like_in_python(open_unit: OpenUni
 
 
 async def test_adding_again_is_a_no_op(open_unit: OpenUnit) -> None:
-    assert await add(open_unit, turn(1), turn(2)) == [True, True]
+    assert await add(open_unit, turn(1), turn(2)) == [NEW, NEW]
     async with open_unit() as unit:
         before = await revisions(unit)
     elsewhere = turn(2)
@@ -90,15 +93,15 @@ async def test_adding_again_is_a_no_op(open_unit: OpenUnit) -> None:
         elsewhere.time.astimezone(timezone(timedelta(hours=-7))),
         elsewhere.id,
     )
-    assert await add(open_unit, turn(1), shifted) == [False, False]
+    assert await add(open_unit, turn(1), shifted) == [KNOWN, KNOWN]
     async with open_unit() as unit:
         assert await revisions(unit) == before
         assert (await unit.memories.head(ANN)).turns == 2
-    assert await add(open_unit, turn(2), turn(3)) == [False, True]
+    assert await add(open_unit, turn(2), turn(3)) == [KNOWN, NEW]
 
 
 async def test_the_same_turn_twice_in_one_call_is_one_turn(open_unit: OpenUnit) -> None:
-    assert await add(open_unit, turn(1), turn(1), turn(2)) == [True, False, True]
+    assert await add(open_unit, turn(1), turn(1), turn(2)) == [NEW, KNOWN, NEW]
     async with open_unit() as unit:
         assert (await unit.memories.head(ANN)).turns == 2
 
@@ -150,14 +153,14 @@ async def test_the_same_turn_from_two_requests_at_once_is_one_turn(
     if known_user:
         await add(open_unit, turn(0))
     async with open_unit() as unit:
-        assert await unit.memories.add_turns(ANN, [turn(1), turn(2)]) == [True, True]
+        assert await unit.memories.add_turns(ANN, [turn(1), turn(2)]) == [NEW, NEW]
         same = asyncio.create_task(add(open_unit, turn(2), turn(1), turn(3)))
         other = asyncio.create_task(add(open_unit, turn(1, text="another")))
         await asyncio.sleep(0.1)
         assert not same.done()
         assert not other.done()
         await unit.commit()
-    assert await same == [False, False, True]
+    assert await same == [KNOWN, KNOWN, NEW]
     with pytest.raises(StateConflict, match="already known with another text"):
         await other
 
@@ -166,7 +169,7 @@ async def test_the_same_ids_of_two_users_and_tenants_are_apart(open_unit: OpenUn
     others = [MemoryId("bob", "acme"), MemoryId("ann", "other")]
     await add(open_unit, turn(1))
     for number, other in enumerate(others):
-        assert await add(open_unit, turn(1, text=f"mine {number}"), memory_id=other) == [True]
+        assert await add(open_unit, turn(1, text=f"mine {number}"), memory_id=other) == [NEW]
     async with open_unit() as unit:
         assert [each.text for each in await unit.memories.turns(ANN)] == ["what turn 1 says"]
         assert [each.text for each in await unit.memories.turns(others[0])] == ["mine 0"]
@@ -195,7 +198,7 @@ async def test_a_unit_reads_one_snapshot(open_unit: OpenUnit) -> None:
         await add(open_unit, turn(2))
         assert await unit.memories.head(ANN) == before
         assert await unit.memories.turns(ANN) == [turn(1)]
-        assert await unit.memories.add_turns(ANN, [turn(2), turn(3)]) == [False, True]
+        assert await unit.memories.add_turns(ANN, [turn(2), turn(3)]) == [KNOWN, NEW]
         await unit.commit()
         assert len(await unit.memories.turns(ANN)) == 3
 
@@ -340,6 +343,10 @@ async def test_every_query_of_an_unknown_user_says_so(open_unit: OpenUnit, kind:
             memories.adapter(who),
             memories.adapters(who),
             memories.write_version(who, change(0, {})),
+            memories.sessions_of(who, ["t00001"]),
+            memories.erase_turns(who, ["t00001"]),
+            memories.turns_set_aside(who),
+            memories.set_aside(who, aside=["t00001"], back=[]),
             memories.delete_user(who),
         ):
             with pytest.raises(NotFound, match="no user named"):
@@ -356,6 +363,10 @@ async def test_deleting_a_user_leaves_no_row(open_unit: OpenUnit, engine: AsyncE
                 appeared = [chunk(version, session=f"s{version % 2}")]
                 await unit.memories.write_version(who, change(version, seen, appeared=appeared))
                 await unit.commit()
+        await add(open_unit, turn(9, session="s0"), memory_id=who)
+        async with open_unit() as unit:
+            await unit.memories.erase_turns(who, [turn(9).id])
+            await unit.commit()
     before = await rows_by_table(engine)
     async with open_unit() as unit:
         counts = await unit.memories.delete_user(ANN)
@@ -367,6 +378,7 @@ async def test_deleting_a_user_leaves_no_row(open_unit: OpenUnit, engine: AsyncE
         "versions": 4,
         "states": 1,
         "adapters": 3,
+        "tombstones": 1,
     }
     after = await rows_by_table(engine)
     assert {table: after[table] for table in counts} == {
@@ -386,6 +398,7 @@ async def test_deleting_a_user_leaves_no_row(open_unit: OpenUnit, engine: AsyncE
 
 async def rows_by_table(engine: AsyncEngine) -> dict[str, int]:
     tables = ("users", "turns", "sessions", "chunks", "versions", "states", "adapters")
+    tables += ("tombstones",)
     async with engine.connect() as connection:
         return {
             table: await connection.scalar(text(f"SELECT count(*) FROM {table}"))
@@ -404,10 +417,6 @@ async def test_deleted_text_is_in_no_file(sqlite_path: Path) -> None:
         await unit.commit()
     assert words not in contents_of(sqlite_path.parent)
     await engine.dispose()
-
-
-def contents_of(folder: Path) -> str:
-    return "".join(path.read_bytes().decode("latin-1") for path in folder.iterdir())
 
 
 async def test_work_for_a_deleted_user_is_refused_by_its_successor(open_unit: OpenUnit) -> None:

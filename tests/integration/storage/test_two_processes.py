@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 from collections.abc import Callable
 
+from memory_service.domain.records import Arrival
 from memory_service.errors import StateConflict
 from memory_service.storage.engine import create_engine
 from memory_service.storage.unit_of_work import UnitOfWork, unit_factory
@@ -24,7 +25,7 @@ async def _write(url: str, first: int, barrier: object) -> None:
     for number in range(first, first + EACH):
         async with open_unit() as unit:
             new = [turn(number, session=f"s{number}"), turn(9999, session="shared")]
-            assert (await unit.memories.add_turns(ANN, new))[0]
+            assert (await unit.memories.add_turns(ANN, new))[0] is Arrival.NEW
             await unit.commit()
         if number % 5 == 0:
             await _encode(open_unit)

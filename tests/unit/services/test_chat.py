@@ -87,7 +87,9 @@ async def test_version_without_readouts(setup):
     await setup.remember.append(ANN, [turn(0)])
     user = setup.store.users[ANN]
     user.adapters[1] = replace(user.adapters[1], readouts=None)
-    with pytest.raises(NotFound, match=r"ann@1.*newest"):
+    with pytest.raises(NotFound, match=r"ann@1.*use the newest"):
+        await setup.recall.adapter(ANN, 1)
+    with pytest.raises(NotFound, match=r"ann@1.*were forgotten"):
         await setup.answer(ANN)
 
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 
 from memory_service.domain.chunks import Chunk
 from memory_service.domain.memory import MemoryId
-from memory_service.domain.records import StoredState
+from memory_service.domain.records import Arrival, StoredState
 from memory_service.domain.turns import Turn
 from memory_service.errors import IncompatibleState, NotFound, NumericalError, StateConflict
 from memory_service.evaluation.methods import memorise
 from memory_service.generator.state import add, digest
-from memory_service.services import remember as remember_module
+from memory_service.services import contention
 from memory_service.services.compute import Compute
 from memory_service.services.remember import Appended, Remember
 from tests.helpers.fakes import FakeEncoder, FakeStore, StoredUser, sequential
@@ -243,14 +243,14 @@ async def test_many_tasks_appending_to_one_session_lose_nothing(setup):
 
 
 async def test_turn_that_arrives_while_its_session_is_encoded_is_not_lost(setup):
-    late: list[asyncio.Task[list[bool]]] = []
+    late: list[list[Arrival]] = []
     loop = asyncio.get_running_loop()
 
-    async def add_directly() -> list[bool]:
+    async def add_directly() -> list[Arrival]:
         async with setup.store() as unit:
-            is_new = await unit.memories.add_turns(ANN, [turn(1)])
+            arrivals = await unit.memories.add_turns(ANN, [turn(1)])
             await unit.commit()
-        return is_new
+        return arrivals
 
     def interrupt(chunk: Chunk) -> None:
         if not late:
@@ -258,14 +258,14 @@ async def test_turn_that_arrives_while_its_session_is_encoded_is_not_lost(setup)
 
     setup.encoder.interrupt = interrupt
     await setup.append(turn(0))
-    assert late == [[True]]
+    assert late == [[Arrival.NEW]]
     assert setup.is_pending()
     await setup.remember.encode_pending(ANN)
     setup.check([turn(0), turn(1)])
 
 
 async def test_writer_that_never_gets_its_turn_says_so(setup, monkeypatch):
-    monkeypatch.setattr(remember_module, "ATTEMPTS", 3)
+    monkeypatch.setattr(contention, "ATTEMPTS", 3)
     loop = asyncio.get_running_loop()
 
     async def overtake() -> None:
