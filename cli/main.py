@@ -27,6 +27,7 @@ from memory_service.errors import (
     MemoryServiceError,
     NotFound,
     NumericalError,
+    Overloaded,
     Rejected,
     StateConflict,
     Timeout,
@@ -44,6 +45,7 @@ EXIT_CODES: dict[type[MemoryServiceError], int] = {
     Timeout: 10,
     Rejected: 11,
     BackendError: 12,
+    Overloaded: 13,
 }
 """Exit code of every error class; 0 is success."""
 

@@ -9,6 +9,7 @@
     ├── ConfigurationError  settings or files of this installation are wrong
     └── BackendError        a part we depend on did not do its work
         ├── Unavailable     it cannot be used now
+        ├── Overloaded      it has too much to do already
         ├── Timeout         it took too long
         └── Rejected        it refused the request
 
@@ -109,6 +110,18 @@ class Unavailable(BackendError):
     """The backend cannot be used now."""
 
     code = "unavailable"
+
+
+class Overloaded(BackendError):
+    """The backend has too much to do already; try again later."""
+
+    code = "overloaded"
+
+    def __init__(self, backend: str, waiting: int, retry_after_s: int) -> None:
+        self.waiting = waiting
+        self.retry_after_s = retry_after_s
+        problem = f"{waiting} requests are waiting already"
+        super().__init__(backend, problem, f"try again in {retry_after_s} s")
 
 
 class Timeout(BackendError):
