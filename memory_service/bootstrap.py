@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from memory_service.generator.generator import Generator
     from memory_service.generator.strength import Strength
     from memory_service.inference.base_models import BaseModel
+    from memory_service.inference.batch import Batch
     from memory_service.inference.encoder import LocalEncoder
+    from memory_service.inference.engine import Engine, Watch
     from memory_service.inference.local import LocalBackend
+    from memory_service.inference.tokens import Tokens
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
     from memory_service.services.export import Export
@@ -58,6 +61,8 @@ class Inference:
     generator: "Generator"
     encoder: "LocalEncoder"
     backend: "LocalBackend"
+    tokens: "Tokens"
+    batch: "Batch"
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Service:
     generator: "Generator"
     encoder: "LocalEncoder"
     backend: "LocalBackend"
+    engine: "Engine"
     compute: "Compute"
     remember: "Remember"
     recall: "Recall"
@@ -157,6 +163,7 @@ def load_inference(settings: Settings, report: Report) -> Inference:
     report("loading torch")
     from memory_service.generator.checkpoint import load_generator
     from memory_service.generator.injection import Injector
+    from memory_service.inference.batch import Batch
     from memory_service.inference.encoder import LocalEncoder
     from memory_service.inference.local import LocalBackend
     from memory_service.inference.tokens import Tokens
@@ -166,24 +173,31 @@ def load_inference(settings: Settings, report: Report) -> Inference:
     base = base_models.load(files, dtype=generator.config.dtype)
     injector = Injector(base.model, generator)
     tokens = Tokens(base)
+    empty = generator.read_out(generator.empty_state())
     return Inference(
         base_model_name=files.name,
         base=base,
         generator=generator,
         encoder=LocalEncoder(base, tokens, generator, injector),
-        backend=LocalBackend(base, tokens, injector, generator.read_out(generator.empty_state())),
+        backend=LocalBackend(base, tokens, injector, empty),
+        tokens=tokens,
+        batch=Batch(base, tokens, injector, empty),
     )
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, report: Report) -> AsyncIterator[Service]:
-    """Open the database and load base model and generator.
+async def open_service(
+    settings: Settings, report: Report, watch: "Watch | None" = None
+) -> AsyncIterator[Service]:
+    """Open the database and load base model and generator; `watch` is told what the engine does.
 
     Raises:
         NotFound: the base model was not pulled, or there is no generator.
         ConfigurationError: a checkpoint is damaged, or generator and base model do not fit.
     """
     inference = load_inference(settings, report)
+    from memory_service.inference.engine import Engine, Limits
+    from memory_service.services.adapter_cache import AdapterCache
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
     from memory_service.services.export import Export
@@ -192,24 +206,40 @@ async def open_service(settings: Settings, report: Report) -> AsyncIterator[Serv
 
     encoder, generator = inference.encoder, inference.generator
     compute = Compute()
+    engine = Engine(
+        inference.batch,
+        inference.tokens,
+        inference.base.model.config.max_position_embeddings,
+        compute.run,
+        Limits(
+            rows=settings.batch_rows,
+            waiting=settings.waiting_requests,
+            kept_tokens=settings.kept_tokens,
+            deadline_s=settings.deadline_s,
+        ),
+        watch,
+    )
     try:
         async with open_store(settings) as store:
-            recall = Recall(store.open_unit, encoder)
+            cache = AdapterCache(settings.adapter_cache_mb * 1_000_000)
+            recall = Recall(store.open_unit, encoder, cache)
             yield Service(
                 store=store,
                 base=inference.base,
                 generator=generator,
                 encoder=encoder,
                 backend=inference.backend,
+                engine=engine,
                 compute=compute,
                 remember=Remember(store.open_unit, encoder, compute),
                 recall=recall,
-                chat=Chat(recall, inference.backend, compute),
+                chat=Chat(recall, engine),
                 export=Export(
                     store.open_unit, encoder, generator, compute, inference.base_model_name
                 ),
             )
     finally:
+        await engine.drain(0)
         compute.close()
 
 

@@ -36,6 +36,22 @@ class Settings(BaseSettings):
         description="Where base models are kept",
     )
     tenant: str = Field(default="default", description="Whose users the command line works on")
+    batch_rows: int = Field(default=16, ge=1, description="Answers that are made at the same time")
+    waiting_requests: int = Field(
+        default=64, ge=0, description="Requests that may wait for a place; the next one is refused"
+    )
+    kept_tokens: int = Field(
+        default=32_768,
+        ge=1,
+        description="Bound on keys and values: answers at the same time times the longest of them, "
+        "in tokens",
+    )
+    deadline_s: float = Field(
+        default=120.0, gt=0, description="Seconds a request may take, waiting included"
+    )
+    adapter_cache_mb: int = Field(
+        default=256, ge=0, description="Megabytes of adapters kept in memory between requests"
+    )
     log_format: str = Field(
         default="console", pattern="^(console|json)$", description="console or json, to stderr"
     )

@@ -1,10 +1,20 @@
-"""What is asked of a model and what comes back: messages, sampling, generation."""
+"""What is asked of a model and what comes back: messages, sampling, generation.
+
+Tensors are named in annotations only: nothing here imports torch.
+"""
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
+from memory_service.domain.memory import MemoryId
 from memory_service.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_STOPS = 16
 """Stop strings of one request."""
@@ -65,6 +75,15 @@ class Sampling:
         for text in self.stop:
             if not 0 < len(text) <= LONGEST_STOP_CHARS:
                 raise InvalidInput("stop", text, f"must have 1 to {LONGEST_STOP_CHARS} characters")
+
+
+@dataclass(frozen=True)
+class AppliedAdapter:
+    """The adapter of one answer: whose it is, which version, and what is applied."""
+
+    memory_id: MemoryId
+    version: int
+    readouts: Tensor  # [layer key value]
 
 
 class Ending(StrEnum):

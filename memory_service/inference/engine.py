@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import structlog
-from torch import Tensor
 
 from memory_service.domain.memory import MemoryId
-from memory_service.domain.messages import Generation, Message, Sampling
+from memory_service.domain.messages import AppliedAdapter, Generation, Message, Sampling
 from memory_service.errors import (
     InvalidInput,
     MemoryServiceError,
@@ -127,15 +126,13 @@ class Engine:
     async def stream(
         self,
         messages: Sequence[Message],
-        readouts: Tensor | None,
+        adapter: AppliedAdapter | None,
         sampling: Sampling,
-        owner: MemoryId | None = None,
         deadline_s: float | None = None,
     ) -> AsyncGenerator[str | Generation, None]:
         """Yield pieces of the answer as they come and, last, its `Generation`.
 
-        A reader that stops early frees its place: use `contextlib.aclosing`. `owner` is whose
-        memory the read-outs are, for `withdraw`.
+        A reader that stops early frees its place: use `contextlib.aclosing`.
 
         Raises:
             InvalidInput: the prompt does not fit into the base model's context.
@@ -145,7 +142,7 @@ class Engine:
             NumericalError: the model returned NaN or Inf.
             Unavailable: the engine is stopping.
         """
-        request = self._accept(messages, readouts, sampling, owner, deadline_s)
+        request = self._accept(messages, adapter, sampling, deadline_s)
         try:
             while True:
                 item = await request.items.get()
@@ -157,12 +154,12 @@ class Engine:
         finally:
             request.is_over = True
 
-    def withdraw(self, owner: MemoryId) -> None:
+    def withdraw(self, memory_id: MemoryId) -> None:
         """End every answer that is being made with a memory, before its next token."""
         for request in [*self._waiting, *self._active.values()]:
-            if request.owner == owner and not request.is_over:
+            if request.owner == memory_id and not request.is_over:
                 problem = "was forgotten while it answered"
-                self._end(request, StateConflict(f"memory of user {owner.user}", problem))
+                self._end(request, StateConflict(f"memory of user {memory_id.user}", problem))
 
     async def drain(self, grace_s: float) -> None:
         """Take no more requests and finish the running ones; after the grace they end."""
@@ -177,9 +174,8 @@ class Engine:
     def _accept(
         self,
         messages: Sequence[Message],
-        readouts: Tensor | None,
+        adapter: AppliedAdapter | None,
         sampling: Sampling,
-        owner: MemoryId | None,
         deadline_s: float | None,
     ) -> _Request:
         if self._is_draining:
@@ -195,7 +191,8 @@ class Engine:
                 f"context of {self._context_tokens}; shorten them",
             )
         deadline = time.perf_counter() + (deadline_s or self._limits.deadline_s)
-        request = _Request(Row(prompt, readouts, sampling), owner, deadline)
+        row = Row(prompt, None if adapter is None else adapter.readouts, sampling)
+        request = _Request(row, None if adapter is None else adapter.memory_id, deadline)
         self._waiting.append(request)
         self._watch.waiting(len(self._waiting))
         if self._pump is None or self._pump.done():

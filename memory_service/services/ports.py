@@ -1,19 +1,19 @@
 """What the services need from storage and inference, as Protocols.
 
-The implementers (`storage.unit_of_work`, `inference.encoder`, `inference.local`) satisfy these
+The implementers (`storage.unit_of_work`, `inference.encoder`, `inference.engine`) satisfy these
 without importing them; `bootstrap` joins them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from memory_service.domain.chunks import Chunk
 from memory_service.domain.memory import Fingerprint, MemoryId
-from memory_service.domain.messages import Generation, Message, Sampling
+from memory_service.domain.messages import AppliedAdapter, Generation, Message, Sampling
 from memory_service.domain.records import (
     Head,
     NewVersion,
@@ -200,14 +200,27 @@ class Encoder(Protocol):
 
 
 class Backend(Protocol):
-    """Generates answers with an adapter applied. Blocking; run in `compute`."""
+    """Generates answers with an adapter applied, many at the same time."""
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a prompt as the model reads it."""
         ...
 
     def stream(
-        self, messages: Sequence[Message], readouts: Tensor | None, sampling: Sampling
-    ) -> Iterator[str | Generation]:
-        """Yield pieces of text as they come and, last, the `Generation`. Blocking."""
+        self,
+        messages: Sequence[Message],
+        adapter: AppliedAdapter | None,
+        sampling: Sampling,
+        deadline_s: float | None = None,
+    ) -> AsyncGenerator[str | Generation, None]:
+        """Yield pieces of text as they come and, last, the `Generation`.
+
+        Raises:
+            InvalidInput: the prompt does not fit into the base model's context.
+            BackendError: it has too much to do, is stopping, or took too long.
+        """
+        ...
+
+    def withdraw(self, memory_id: MemoryId) -> None:
+        """End every answer that is being made with a memory, before its next token."""
         ...

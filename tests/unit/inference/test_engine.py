@@ -7,7 +7,7 @@ from contextlib import aclosing
 import pytest
 
 from memory_service.domain.memory import MemoryId
-from memory_service.domain.messages import Generation, Message, Sampling
+from memory_service.domain.messages import AppliedAdapter, Generation, Message, Sampling
 from memory_service.errors import (
     InvalidInput,
     NumericalError,
@@ -59,7 +59,8 @@ class Setup:
     async def answer(self, text="Hi", readouts=None, sampling=None, **options) -> Generation:
         sampling = sampling or Sampling(max_new_tokens=12)
         pieces = []
-        async for item in self.engine.stream(prompt(text), readouts, sampling, **options):
+        adapter = None if readouts is None else AppliedAdapter(ANN, 1, readouts)
+        async for item in self.engine.stream(prompt(text), adapter, sampling, **options):
             pieces.append(item)
         *texts, generation = pieces
         assert "".join(texts) == generation.text
@@ -94,9 +95,10 @@ async def small() -> AsyncIterator[Setup]:
     made.compute.close()
 
 
-async def begun(setup: Setup, **options):
-    """A request that has a place in the batch, and its first piece."""
-    stream = setup.engine.stream(prompt("Hi"), None, LONG, **options)
+async def begun(setup: Setup, owner: MemoryId = ANN, **options):
+    """A request that has a place in the batch, after its first piece."""
+    adapter = AppliedAdapter(owner, 1, ADAPTERS[0])
+    stream = setup.engine.stream(prompt("Hi"), adapter, LONG, **options)
     await anext(stream)
     return stream
 
