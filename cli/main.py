@@ -22,6 +22,7 @@ from memory_service import __version__
 from memory_service.errors import (
     BackendError,
     ConfigurationError,
+    Forbidden,
     IncompatibleState,
     InvalidInput,
     MemoryServiceError,
@@ -31,6 +32,7 @@ from memory_service.errors import (
     Rejected,
     StateConflict,
     Timeout,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -46,6 +48,8 @@ EXIT_CODES: dict[type[MemoryServiceError], int] = {
     Rejected: 11,
     BackendError: 12,
     Overloaded: 13,
+    Unauthenticated: 14,
+    Forbidden: 15,
 }
 """Exit code of every error class; 0 is success."""
 
@@ -122,7 +126,19 @@ def _fail_of_usage(error: typer.TyperException) -> None:
 
 def build_app() -> typer.Typer:
     """The command tree: one file per group."""
-    from memory_cli import adapters, chat, db, demo, evaluate, models, train, turns, users
+    from memory_cli import (
+        adapters,
+        chat,
+        db,
+        demo,
+        evaluate,
+        keys,
+        models,
+        serve,
+        train,
+        turns,
+        users,
+    )
 
     app = typer.Typer(
         cls=Commands,
@@ -140,6 +156,8 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     app.add_typer(turns.app, name="turns")
     app.command("chat")(chat.chat)
+    app.command("serve")(serve.serve)
+    app.add_typer(keys.app, name="keys")
     app.add_typer(users.app, name="users")
     app.add_typer(adapters.app, name="adapters")
     app.add_typer(models.app, name="models")

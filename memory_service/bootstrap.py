@@ -4,6 +4,7 @@ Two sizes: `open_store` needs the database only and starts in a blink, `open_ser
 base model and the generator.
 """
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from memory_service.errors import ConfigurationError, NotFound
 from memory_service.services.append import Append
 from memory_service.services.forget import Forget
 from memory_service.services.inspect import Inspect
+from memory_service.services.keys import Keys
 from memory_service.services.ports import OpenUnit
 from memory_service.settings import Settings
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from memory_service.inference.tokens import Tokens
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
+    from memory_service.services.encode_queue import EncodeQueue
+    from memory_service.services.exchange import Exchange
     from memory_service.services.export import Export
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
@@ -50,6 +54,7 @@ class Store:
     append: Append
     inspect: Inspect
     forget: Forget
+    keys: Keys
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Service:
     """The whole product in one process."""
 
     store: Store
+    base_model_name: str
     base: "BaseModel"
     generator: "Generator"
     encoder: "LocalEncoder"
@@ -80,6 +86,8 @@ class Service:
     recall: "Recall"
     chat: "Chat"
     export: "Export"
+    queue: "EncodeQueue"
+    exchange: "Exchange"
 
 
 def generator_path(settings: Settings) -> Path:
@@ -144,6 +152,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
             append=Append(open_unit),
             inspect=Inspect(open_unit),
             forget=Forget(open_unit),
+            keys=Keys(open_unit),
         )
     finally:
         await engine.dispose()
@@ -200,6 +209,8 @@ async def open_service(
     from memory_service.services.adapter_cache import AdapterCache
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
+    from memory_service.services.encode_queue import EncodeQueue
+    from memory_service.services.exchange import Exchange
     from memory_service.services.export import Export
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
@@ -223,19 +234,32 @@ async def open_service(
         async with open_store(settings) as store:
             cache = AdapterCache(settings.adapter_cache_mb * 1_000_000)
             recall = Recall(store.open_unit, encoder, cache)
+            remember = Remember(store.open_unit, encoder, compute)
+            chat = Chat(recall, engine)
+            queue = EncodeQueue(store.open_unit, remember)
             yield Service(
                 store=store,
+                base_model_name=inference.base_model_name,
                 base=inference.base,
                 generator=generator,
                 encoder=encoder,
                 backend=inference.backend,
                 engine=engine,
                 compute=compute,
-                remember=Remember(store.open_unit, encoder, compute),
+                remember=remember,
                 recall=recall,
-                chat=Chat(recall, engine),
+                chat=chat,
                 export=Export(
                     store.open_unit, encoder, generator, compute, inference.base_model_name
+                ),
+                queue=queue,
+                exchange=Exchange(
+                    store.open_unit,
+                    store.append,
+                    chat,
+                    queue,
+                    settings.window_tokens,
+                    re.compile(settings.auxiliary_pattern),
                 ),
             )
     finally:

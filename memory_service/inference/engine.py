@@ -181,7 +181,8 @@ class Engine:
         if self._is_draining:
             raise Unavailable("engine", "is stopping", "ask again")
         if len(self._waiting) >= self._limits.waiting:
-            raise Overloaded("engine", len(self._waiting), self._retry_after_s())
+            waiting = f"{len(self._waiting)} requests are waiting already"
+            raise Overloaded("engine", waiting, self._retry_after_s())
         prompt = self._tokens.prompt_ids(messages)
         if len(prompt) + sampling.max_new_tokens > self._context_tokens:
             raise InvalidInput(

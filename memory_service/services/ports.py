@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from memory_service.domain.chunks import Chunk
+from memory_service.domain.keys import ApiKey
 from memory_service.domain.memory import Fingerprint, MemoryId
 from memory_service.domain.messages import AppliedAdapter, Generation, Message, Sampling
 from memory_service.domain.records import (
@@ -85,6 +86,20 @@ class Memories(Protocol):
         """A user's turns in (time, id) order. Raises NotFound for an unknown user."""
         ...
 
+    async def latest_turns(
+        self, memory_id: MemoryId, *, session: str | None = None, limit: int
+    ) -> list[Turn]:
+        """The newest turns of a user or session, in (time, id) order. Raises NotFound."""
+        ...
+
+    async def pending_memories(self) -> list[MemoryId]:
+        """Everybody with turns that are not encoded yet, of all tenants."""
+        ...
+
+    async def recipe_tokens(self, memory_id: MemoryId, version: int) -> int:
+        """Tokens of all chunks of a version. Raises NotFound for an unknown user."""
+        ...
+
     async def pending_turn_ids(self, memory_id: MemoryId) -> set[str]:
         """Turns that the state does not hold yet. Raises NotFound for an unknown user."""
         ...
@@ -134,6 +149,30 @@ class Memories(Protocol):
         ...
 
 
+class ApiKeys(Protocol):
+    """Every query about API keys."""
+
+    async def add(self, key: ApiKey) -> None:
+        """Store a key, creating its tenant where it is new."""
+        ...
+
+    async def find(self, key_id: str) -> ApiKey | None:
+        """A key by its id, revoked or not."""
+        ...
+
+    async def all(self) -> list[ApiKey]:
+        """All keys by tenant and time."""
+        ...
+
+    async def any_valid(self) -> bool:
+        """Whether there is a key that was not revoked."""
+        ...
+
+    async def revoke(self, key_id: str) -> None:
+        """End a key. Raises NotFound."""
+        ...
+
+
 class UnitOfWork(Protocol):
     """One transaction: `async with open_unit() as unit: ...; await unit.commit()`.
 
@@ -143,6 +182,11 @@ class UnitOfWork(Protocol):
     @property
     def memories(self) -> Memories:
         """The queries of this transaction."""
+        ...
+
+    @property
+    def keys(self) -> ApiKeys:
+        """The queries about API keys."""
         ...
 
     async def __aenter__(self) -> Self: ...

@@ -29,6 +29,7 @@ from memory_service.storage.queries import (
     now,
     total,
 )
+from memory_service.storage.recent import Recent
 from memory_service.storage.tables import (
     AdapterRow,
     ChunkRow,
@@ -42,7 +43,7 @@ from memory_service.storage.tables import (
 from memory_service.storage.versions import Versions
 
 
-class Memories(Versions):
+class Memories(Recent, Versions):
     """The queries of one transaction (`services.ports.Memories`)."""
 
     async def add_turns(self, memory_id: MemoryId, turns: Sequence[Turn]) -> list[bool]:

@@ -108,6 +108,20 @@ class FakeUnit:
         user = await self._read(memory_id)
         return sorted(user.turns.values(), key=lambda turn: turn.order)
 
+    async def latest_turns(
+        self, memory_id: MemoryId, *, session: str | None = None, limit: int
+    ) -> list[Turn]:
+        turns = await self.turns(memory_id)
+        return [turn for turn in turns if session in {None, turn.session}][-limit:]
+
+    async def pending_memories(self) -> list[MemoryId]:
+        await asyncio.sleep(0)
+        users = self._store.users
+        return [one for one in users if await self.pending_sessions(one)]
+
+    async def recipe_tokens(self, memory_id: MemoryId, version: int) -> int:
+        return sum(chunk.tokens for chunk in (await self._read(memory_id)).chunks)
+
     async def pending_turn_ids(self, memory_id: MemoryId) -> set[str]:
         return {
             turn.id

@@ -22,7 +22,7 @@ from memory_service.storage.tables import Base
 from memory_service.storage.unit_of_work import unit_factory
 from tests.integration.storage.records import ANN, change, chunk, revisions, turn
 
-HEAD = "0001"
+HEAD = "0002_api_keys"
 
 
 def tables(url: str) -> set[str]:
