@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from memory_service.api.metrics import Metrics
 from memory_service.bootstrap import Service
@@ -14,6 +15,7 @@ from memory_service.domain.memory import MemoryId
 from memory_service.errors import Forbidden, Overloaded, Unauthenticated
 from memory_service.settings import Settings
 
+BEARER = HTTPBearer(auto_error=False, description="`memory keys create`; none on loopback")
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 MINUTE_S = 60.0
 
@@ -82,7 +84,11 @@ def parts(request: Request) -> Parts:
     return made
 
 
-async def caller(request: Request, made: Annotated[Parts, Depends(parts)]) -> Caller:
+async def caller(
+    request: Request,
+    made: Annotated[Parts, Depends(parts)],
+    shown: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+) -> Caller:
     """Who asks: the holder of a key, or anybody on this machine while there are no keys.
 
     Raises:
@@ -95,12 +101,10 @@ async def caller(request: Request, made: Annotated[Parts, Depends(parts)]) -> Ca
     if not await keys.are_required():
         if request.url.hostname not in LOOPBACK:
             raise Forbidden("asking for another host than localhost", "read")
-        made.rates.count("")
         return Caller(made.settings.tenant, frozenset(Scope))
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
+    if shown is None or not shown.credentials:
         raise Unauthenticated("is missing")
-    key = await keys.check(token.strip())
+    key = await keys.check(shown.credentials.strip())
     made.rates.count(key.id)
     return Caller(key.tenant, key.scopes)
 

@@ -1,11 +1,13 @@
 """Errors -> status and OpenAI's error body; only messages made for callers leave."""
 
 import math
+from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from memory_service.errors import (
@@ -43,6 +45,31 @@ STATUS: dict[type[MemoryServiceError], int] = {
 """HTTP status of every error class."""
 
 log = structlog.get_logger()
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong; `param` is the field, `code` is stable."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """OpenAI's error body."""
+
+    error: ErrorDetail
+
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": ", ".join(kinds)}
+    for status, kinds in {
+        status: [kind.code for kind, own in STATUS.items() if own == status] or ["invalid_input"]
+        for status in sorted({*STATUS.values(), 413})
+    }.items()
+}
+"""Every error that a route may answer with, for the OpenAPI document."""
 
 
 def status_of(error: MemoryServiceError) -> int:

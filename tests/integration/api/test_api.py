@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -324,7 +325,38 @@ async def test_the_rate_of_a_key_is_bounded(api: Api) -> None:
 async def test_the_document_names_every_route(api: Api) -> None:
     document = (await api.http.get("/openapi.json")).json()
     assert {"/v1/chat/completions", "/v1/memory/users/{user}/turns"} <= set(document["paths"])
-    assert json.dumps(document)
+    assert "422" not in json.dumps(document)
+    chat = document["paths"]["/v1/chat/completions"]["post"]
+    assert {"200", "400", "401", "404", "429", "503"} <= set(chat["responses"])
+    assert chat["security"] == [{"HTTPBearer": []}]
+
+
+async def test_no_answer_of_a_random_request_is_a_5xx(api: Api) -> None:
+    """Every documented operation, with values of the right type and with others."""
+    document = (await api.http.get("/openapi.json")).json()
+    bodies = [
+        *(None, {}, [], "x", {"turns": 5}, {"turns": [{"text": "\x00"}]}, {"model": 5}),
+        {"turns": [{"text": "Hi", "time": "yesterday"}]},
+        {"turns": [{"text": "Hi", "role": "robot"}]},
+        {"turns": [{"text": "\ud800", "id": "a" * 500}]},
+        {"model": api.model, "messages": [{"role": "user", "content": "\ud800"}]},
+        {"model": api.model, "messages": [{"role": "user", "content": []}], "user": "\ud800"},
+        {"model": "\ud800", "messages": [{"role": "user", "content": "Hi"}]},
+    ]
+    values = ["ann", "0", "-1", "%00", "%20", "a" * 300, "%F0%9F%98%80", "..%2F", "9" * 40]
+    for path, operations in document["paths"].items():
+        for method in operations:
+            asked = [(value, {}) for value in values]
+            asked += [("ann", body) for body in bodies] if method == "post" else []
+            for value, body in asked:
+                response = await api.http.request(
+                    method.upper(),
+                    re.sub(r"\{.*?\}", value, path)
+                    + f"?limit={value}&before={value}&after={value}&session={value}",
+                    content=json.dumps(body),
+                    headers={"Content-Type": "application/json"},
+                )
+                assert response.status_code < 500, (method, path, value, body, response.text)
 
 
 async def test_ready(api: Api) -> None:
