@@ -218,7 +218,7 @@ async def _generate(
     """Stream the answer; which adapter it was made with."""
     chat = talk.opened.it.chat
     messages = [Message(turn.role.value, turn.text) for turn in [*talk.turns, said]]
-    window = await chat.window(messages, talk.window_tokens)
+    window = chat.window(messages, talk.window_tokens).messages
     with_memory = talk.uses_memory and talk.version > 0
     memory_id = talk.memory_id if with_memory else None
     generation: Generation | None = None

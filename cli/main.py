@@ -22,14 +22,17 @@ from memory_service import __version__
 from memory_service.errors import (
     BackendError,
     ConfigurationError,
+    Forbidden,
     IncompatibleState,
     InvalidInput,
     MemoryServiceError,
     NotFound,
     NumericalError,
+    Overloaded,
     Rejected,
     StateConflict,
     Timeout,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -44,6 +47,9 @@ EXIT_CODES: dict[type[MemoryServiceError], int] = {
     Timeout: 10,
     Rejected: 11,
     BackendError: 12,
+    Overloaded: 13,
+    Unauthenticated: 14,
+    Forbidden: 15,
 }
 """Exit code of every error class; 0 is success."""
 
@@ -120,7 +126,20 @@ def _fail_of_usage(error: typer.TyperException) -> None:
 
 def build_app() -> typer.Typer:
     """The command tree: one file per group."""
-    from memory_cli import adapters, chat, db, demo, evaluate, models, train, turns, users, versions
+    from memory_cli import (
+        adapters,
+        chat,
+        db,
+        demo,
+        evaluate,
+        keys,
+        models,
+        serve,
+        train,
+        turns,
+        users,
+        versions,
+    )
 
     app = typer.Typer(
         cls=Commands,
@@ -138,6 +157,8 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     app.add_typer(turns.app, name="turns")
     app.command("chat")(chat.chat)
+    app.command("serve")(serve.serve)
+    app.add_typer(keys.app, name="keys")
     app.add_typer(users.app, name="users")
     app.command("history")(versions.history)
     app.command("rollback")(versions.rollback)

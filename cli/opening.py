@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from memory_cli import output
 from memory_service.bootstrap import Service, Store, open_service, open_store, prepare_database
 from memory_service.settings import Settings
+
+if TYPE_CHECKING:
+    from memory_service.inference.engine import Watch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,15 +38,15 @@ def opened_store(settings: Settings) -> Iterator[Opened[Store]]:
 
 
 @contextmanager
-def opened_service(settings: Settings) -> Iterator[Opened[Service]]:
-    """Database, base model and generator: seconds."""
+def opened_service(settings: Settings, watch: "Watch | None" = None) -> Iterator[Opened[Service]]:
+    """Database, base model and generator: seconds. `watch` is told what the engine does."""
     from memory_service.logs import configure_logs
 
     prepare_database(settings, output.note)
     configure_logs(settings.log_format, settings.log_level)
     with ExitStack() as stack:
         with output.waiting("starting") as report:
-            service = stack.enter_context(_opened(open_service(settings, report)))
+            service = stack.enter_context(_opened(open_service(settings, report, watch)))
         yield service
 
 

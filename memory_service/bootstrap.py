@@ -4,6 +4,7 @@ Two sizes: `open_store` needs the database only and starts in a blink, `open_ser
 base model and the generator.
 """
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from memory_service.errors import ConfigurationError, NotFound
 from memory_service.services.append import Append
 from memory_service.services.forget import Forget
 from memory_service.services.inspect import Inspect
+from memory_service.services.keys import Keys
 from memory_service.services.ports import OpenUnit
 from memory_service.settings import Settings
 
@@ -23,11 +25,16 @@ if TYPE_CHECKING:
     from memory_service.generator.generator import Generator
     from memory_service.generator.strength import Strength
     from memory_service.inference.base_models import BaseModel
+    from memory_service.inference.batch import Batch
     from memory_service.inference.encoder import LocalEncoder
+    from memory_service.inference.engine import Engine, Watch
     from memory_service.inference.local import LocalBackend
+    from memory_service.inference.tokens import Tokens
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
     from memory_service.services.edit import Edit
+    from memory_service.services.encode_queue import EncodeQueue
+    from memory_service.services.exchange import Exchange
     from memory_service.services.export import Export
     from memory_service.services.forget_turns import ForgetTurns
     from memory_service.services.recall import Recall
@@ -50,6 +57,7 @@ class Store:
     append: Append
     inspect: Inspect
     forget: Forget
+    keys: Keys
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class Inference:
     generator: "Generator"
     encoder: "LocalEncoder"
     backend: "LocalBackend"
+    tokens: "Tokens"
+    batch: "Batch"
 
 
 @dataclass(frozen=True)
@@ -68,10 +78,12 @@ class Service:
     """The whole product in one process."""
 
     store: Store
+    base_model_name: str
     base: "BaseModel"
     generator: "Generator"
     encoder: "LocalEncoder"
     backend: "LocalBackend"
+    engine: "Engine"
     compute: "Compute"
     remember: "Remember"
     forget_turns: "ForgetTurns"
@@ -80,6 +92,8 @@ class Service:
     recall: "Recall"
     chat: "Chat"
     export: "Export"
+    queue: "EncodeQueue"
+    exchange: "Exchange"
 
 
 def generator_path(settings: Settings) -> Path:
@@ -144,6 +158,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
             append=Append(open_unit),
             inspect=Inspect(open_unit),
             forget=Forget(open_unit),
+            keys=Keys(open_unit),
         )
     finally:
         await engine.dispose()
@@ -163,6 +178,7 @@ def load_inference(settings: Settings, report: Report) -> Inference:
     report("loading torch")
     from memory_service.generator.checkpoint import load_generator
     from memory_service.generator.injection import Injector
+    from memory_service.inference.batch import Batch
     from memory_service.inference.encoder import LocalEncoder
     from memory_service.inference.local import LocalBackend
     from memory_service.inference.tokens import Tokens
@@ -172,28 +188,37 @@ def load_inference(settings: Settings, report: Report) -> Inference:
     base = base_models.load(files, dtype=generator.config.dtype)
     injector = Injector(base.model, generator)
     tokens = Tokens(base)
+    empty = generator.read_out(generator.empty_state())
     return Inference(
         base_model_name=files.name,
         base=base,
         generator=generator,
         encoder=LocalEncoder(base, tokens, generator, injector),
-        backend=LocalBackend(base, tokens, injector, generator.read_out(generator.empty_state())),
+        backend=LocalBackend(base, tokens, injector, empty),
+        tokens=tokens,
+        batch=Batch(base, tokens, injector, empty),
     )
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, report: Report) -> AsyncIterator[Service]:
-    """Open the database and load base model and generator.
+async def open_service(
+    settings: Settings, report: Report, watch: "Watch | None" = None
+) -> AsyncIterator[Service]:
+    """Open the database and load base model and generator; `watch` is told what the engine does.
 
     Raises:
         NotFound: the base model was not pulled, or there is no generator.
         ConfigurationError: a checkpoint is damaged, or generator and base model do not fit.
     """
     inference = load_inference(settings, report)
+    from memory_service.inference.engine import Engine, Limits
+    from memory_service.services.adapter_cache import AdapterCache
     from memory_service.services.amend import Amend
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
     from memory_service.services.edit import Edit
+    from memory_service.services.encode_queue import EncodeQueue
+    from memory_service.services.exchange import Exchange
     from memory_service.services.export import Export
     from memory_service.services.forget_turns import ForgetTurns
     from memory_service.services.recall import Recall
@@ -202,29 +227,57 @@ async def open_service(settings: Settings, report: Report) -> AsyncIterator[Serv
 
     encoder, generator = inference.encoder, inference.generator
     compute = Compute()
+    engine = Engine(
+        inference.batch,
+        inference.tokens,
+        inference.base.model.config.max_position_embeddings,
+        compute.run,
+        Limits(
+            rows=settings.batch_rows,
+            waiting=settings.waiting_requests,
+            kept_tokens=settings.kept_tokens,
+            deadline_s=settings.deadline_s,
+        ),
+        watch,
+    )
     try:
         async with open_store(settings) as store:
-            recall = Recall(store.open_unit, encoder)
+            cache = AdapterCache(settings.adapter_cache_mb * 1_000_000)
+            recall = Recall(store.open_unit, encoder, cache)
             remember = Remember(store.open_unit, encoder, compute)
+            chat = Chat(recall, engine)
+            queue = EncodeQueue(store.open_unit, remember)
             amend = Amend(store.open_unit, encoder, compute, remember)
             yield Service(
                 store=store,
+                base_model_name=inference.base_model_name,
                 base=inference.base,
                 generator=generator,
                 encoder=encoder,
                 backend=inference.backend,
+                engine=engine,
                 compute=compute,
                 remember=remember,
                 forget_turns=ForgetTurns(amend),
                 edit=Edit(amend),
                 rollback=Rollback(amend),
                 recall=recall,
-                chat=Chat(recall, inference.backend, compute),
+                chat=chat,
                 export=Export(
                     store.open_unit, encoder, generator, compute, inference.base_model_name
                 ),
+                queue=queue,
+                exchange=Exchange(
+                    store.open_unit,
+                    store.append,
+                    chat,
+                    queue,
+                    settings.window_tokens,
+                    re.compile(settings.auxiliary_pattern),
+                ),
             )
     finally:
+        await engine.drain(0)
         compute.close()
 
 

@@ -5,10 +5,13 @@
     ├── NotFound            what was named does not exist
     ├── StateConflict       it exists already and differs, or someone else wrote first
     ├── IncompatibleState   a state or adapter made by another generator, base model or chunking
+    ├── Unauthenticated     who asks is not known
+    ├── Forbidden           who asks may not do this
     ├── NumericalError      NaN, Inf, overflow, or a matrix that cannot be solved
     ├── ConfigurationError  settings or files of this installation are wrong
     └── BackendError        a part we depend on did not do its work
         ├── Unavailable     it cannot be used now
+        ├── Overloaded      it has too much to do already
         ├── Timeout         it took too long
         └── Rejected        it refused the request
 
@@ -70,6 +73,27 @@ class IncompatibleState(MemoryServiceError):
         super().__init__(f"{subject}: {problem}; {remedy}")
 
 
+class Unauthenticated(MemoryServiceError):
+    """A valid API key is needed."""
+
+    code = "unauthenticated"
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"key: {problem}; send one as `Authorization: Bearer KEY`")
+
+
+class Forbidden(MemoryServiceError):
+    """The API key does not allow this."""
+
+    code = "forbidden"
+
+    def __init__(self, action: str, scope: str) -> None:
+        self.action = action
+        self.scope = scope
+        super().__init__(f"{action}: needs a key with the scope {scope}")
+
+
 class NumericalError(MemoryServiceError):
     """A computation produced something that is not a usable number."""
 
@@ -109,6 +133,16 @@ class Unavailable(BackendError):
     """The backend cannot be used now."""
 
     code = "unavailable"
+
+
+class Overloaded(BackendError):
+    """The backend has too much to do already; try again later."""
+
+    code = "overloaded"
+
+    def __init__(self, backend: str, problem: str, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(backend, problem, f"try again in {retry_after_s} s")
 
 
 class Timeout(BackendError):

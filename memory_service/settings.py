@@ -36,6 +36,47 @@ class Settings(BaseSettings):
         description="Where base models are kept",
     )
     tenant: str = Field(default="default", description="Whose users the command line works on")
+    batch_rows: int = Field(default=16, ge=1, description="Answers that are made at the same time")
+    waiting_requests: int = Field(
+        default=64, ge=0, description="Requests that may wait for a place; the next one is refused"
+    )
+    kept_tokens: int = Field(
+        default=32_768,
+        ge=1,
+        description="Bound on keys and values: answers at the same time times the longest of them, "
+        "in tokens",
+    )
+    deadline_s: float = Field(
+        default=120.0, gt=0, description="Seconds a request may take, waiting included"
+    )
+    window_tokens: int = Field(
+        default=1024, ge=1, description="Prompt tokens for a session's last messages in the API"
+    )
+    most_new_tokens: int = Field(
+        default=512, ge=1, description="Longest answer where a request of the API does not say"
+    )
+    user_headers: str = Field(
+        default="X-OpenWebUI-User-Id,X-User-Id",
+        description="Headers that name the user where the field `user` does not; the first wins",
+    )
+    session_headers: str = Field(
+        default="X-OpenWebUI-Chat-Id,X-Session-Id",
+        description="Headers that name the session where `memory.session` does not",
+    )
+    auxiliary_pattern: str = Field(
+        default=r"\A\s*### Task:\s",
+        description="Requests whose last message matches are a front end's own (titles, tags): "
+        "nothing is read from the memory or stored",
+    )
+    most_body_bytes: int = Field(
+        default=4_000_000, ge=1, description="Largest request body of the API"
+    )
+    requests_per_minute: int = Field(
+        default=600, ge=0, description="Requests of one API key in a minute; 0 is no limit"
+    )
+    adapter_cache_mb: int = Field(
+        default=256, ge=0, description="Megabytes of adapters kept in memory between requests"
+    )
     log_format: str = Field(
         default="console", pattern="^(console|json)$", description="console or json, to stderr"
     )

@@ -117,7 +117,7 @@ def notes_prompt(turns: Sequence[Turn], question: str) -> list[Message]:
 
 
 BEST_PROMPT: Prompt = transcript_prompt
-"""Chosen on questions about dialogues that no evaluation uses: docs/decisions/0009."""
+"""Chosen on questions about dialogues that no evaluation uses: docs/decisions/0010."""
 
 METHODS: dict[str, Method] = {
     "none": none,

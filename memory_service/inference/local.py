@@ -1,23 +1,23 @@
-"""Adapter -> chat: token generation in this process, each row of a batch with its own adapter."""
+"""Adapter -> chat: answers of one caller, one or several at once, blocking.
 
-import time
+What many callers ask at the same time is answered by `engine`, with the same `Batch`.
+"""
+
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from memory_service.domain.messages import Generation, Message, Sampling
-from memory_service.errors import InvalidInput, NumericalError
+from memory_service.errors import InvalidInput, MemoryServiceError
 from memory_service.generator.injection import Injector
 from memory_service.inference.base_models import BaseModel
+from memory_service.inference.batch import Batch, Item, Row
 from memory_service.inference.tokens import Tokens
-
-COLDEST = 1e-6
-"""A lower temperature is read as this one: dividing by it could overflow."""
 
 
 class LocalBackend:
-    """Generates with the base model in memory. Satisfies `services.ports.Backend`.
+    """Generates with the base model in memory, for evaluations.
 
     Calls must come from one thread (`services.compute`).
     """
@@ -29,7 +29,6 @@ class LocalBackend:
         self._tokens = tokens
         self._injector = injector
         self._empty = empty_readouts  # [layer key value], all zero: no memory
-        self._stop_ids = _stop_ids(base)
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a prompt as the model reads it."""
@@ -44,31 +43,10 @@ class LocalBackend:
             InvalidInput: the prompt does not fit into the base model's context.
             NumericalError: the model returned NaN or Inf.
         """
-        started = time.perf_counter()
-        prompt = self._tokens.prompt_ids(messages)
-        first_token_s = 0.0
-        answer: list[int] = []
-        shown = ""
-        for (token,) in self._decode([prompt], [readouts], sampling):
-            first_token_s = first_token_s or time.perf_counter() - started
-            if token is None:
-                break
-            answer.append(token)
-            text = self._tokens.text(answer).strip()
-            # A character of several tokens is shown when it is whole, a space when a word follows.
-            if not text.endswith("\N{REPLACEMENT CHARACTER}") and len(text) > len(shown):
-                yield text[len(shown) :]
-                shown = text
-        text = self._tokens.text(answer).strip()
-        if len(text) > len(shown):
-            yield text[len(shown) :]
-        yield Generation(
-            text=text,
-            prompt_tokens=len(prompt),
-            completion_tokens=len(answer),
-            first_token_s=first_token_s,
-            total_s=time.perf_counter() - started,
-        )
+        for _, item in self._run([self._row(messages, readouts, sampling)]):
+            if isinstance(item, MemoryServiceError):
+                raise item
+            yield item
 
     def answers(
         self,
@@ -82,13 +60,17 @@ class LocalBackend:
             InvalidInput: a prompt does not fit into the base model's context.
             NumericalError: the model returned NaN or Inf.
         """
-        answers: list[list[int]] = [[] for _ in prompts]
-        ids = [self._tokens.prompt_ids(messages) for messages in prompts]
-        for tokens in self._decode(ids, readouts, sampling):
-            for answer, token in zip(answers, tokens, strict=True):
-                if token is not None:
-                    answer.append(token)
-        return [self._tokens.text(answer).strip() for answer in answers]
+        rows = [
+            self._row(messages, one, sampling)
+            for messages, one in zip(prompts, readouts, strict=True)
+        ]
+        answers: dict[Row, str] = {}
+        for row, item in self._run(rows):
+            if isinstance(item, MemoryServiceError):
+                raise item
+            if isinstance(item, Generation):
+                answers[row] = item.text
+        return [answers[row] for row in rows]
 
     @torch.inference_mode()
     def log_likelihoods(
@@ -125,46 +107,20 @@ class LocalBackend:
     def _stack(self, readouts: Sequence[Tensor | None]) -> Tensor:
         return torch.stack([self._empty if one is None else one for one in readouts])
 
-    @torch.inference_mode()
-    def _decode(
-        self, prompts: Sequence[list[int]], readouts: Sequence[Tensor | None], sampling: Sampling
-    ) -> Iterator[list[int | None]]:
-        """Yield one token a row and step; None for rows that are finished."""
-        self._check_room(prompts, sampling.max_new_tokens)
-        width = max(len(prompt) for prompt in prompts)
-        input_ids = torch.zeros(len(prompts), width, dtype=torch.int64)
-        mask = torch.zeros_like(input_ids)
-        for row, prompt in enumerate(prompts):  # padded on the left: all rows end together
-            input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        # Padding positions are irrelevant but must not be negative.
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        stacked = self._stack(readouts)
-        random = torch.Generator().manual_seed(sampling.seed)
-        cache = None
-        finished = [False] * len(prompts)
-        for _ in range(sampling.max_new_tokens):
-            with self._injector.apply(stacked):
-                output = self._base.model(
-                    input_ids=input_ids,
-                    attention_mask=mask if len(prompts) > 1 else None,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-            cache = output.past_key_values
-            chosen = _choose(output.logits[:, -1].float(), sampling, random)
-            tokens: list[int | None] = []
-            for row, token in enumerate(chosen.tolist()):
-                finished[row] = finished[row] or token in self._stop_ids
-                tokens.append(None if finished[row] else token)
-            yield tokens
-            if all(finished):
-                return
-            input_ids = chosen.unsqueeze(1)
-            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-            positions = positions[:, -1:] + 1
+    def _row(self, messages: Sequence[Message], readouts: Tensor | None, sampling: Sampling) -> Row:
+        prompt = self._tokens.prompt_ids(messages)
+        self._check_room([prompt], sampling.max_new_tokens)
+        return Row(prompt, readouts, sampling)
+
+    def _run(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Item]]:
+        """Answer rows in a batch of their own."""
+        batch = Batch(self._base, self._tokens, self._injector, self._empty)
+        try:
+            yield from batch.step(rows, [])
+            while batch.rows:
+                yield from batch.step([], [])
+        finally:
+            batch.clear()
 
     def _check_room(self, prompts: Sequence[list[int]], new_tokens: int) -> None:
         context: int = self._base.model.config.max_position_embeddings
@@ -176,25 +132,3 @@ class LocalBackend:
                 f"do not fit with {new_tokens} new tokens into the base model's "
                 f"context of {context}; shorten them",
             )
-
-
-def _stop_ids(base: BaseModel) -> set[int]:
-    """Every token that ends an answer: the tokenizer's and the model's."""
-    configured = base.model.generation_config.eos_token_id
-    ids = set(configured if isinstance(configured, list) else [configured])
-    ids.add(base.tokenizer.eos_token_id)
-    return {int(token) for token in ids if token is not None}
-
-
-def _choose(logits: Tensor, sampling: Sampling, random: torch.Generator) -> Tensor:
-    """Pick the next token of every row from logits [batch vocabulary]."""
-    if not torch.isfinite(logits).all():
-        raise NumericalError("logits", "hold NaN or Inf; check the adapter and the base model")
-    if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
-    probabilities = torch.softmax(logits / max(sampling.temperature, COLDEST), dim=-1)
-    ordered, order = probabilities.sort(dim=-1, descending=True)
-    # Keep the smallest set of tokens that reaches top_p, always at least the likeliest.
-    beyond = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
-    picked = torch.multinomial(ordered.masked_fill(beyond, 0.0), 1, generator=random)
-    return order.gather(-1, picked).squeeze(-1)

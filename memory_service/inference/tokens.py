@@ -100,3 +100,11 @@ def _check(message: Message) -> None:
         raise InvalidInput(
             "content", surrogate, "is not valid Unicode (a lone surrogate)"
         ) from None
+
+
+def stop_ids(base: BaseModel) -> frozenset[int]:
+    """Every token that ends an answer: the tokenizer's and the model's."""
+    configured = base.model.generation_config.eos_token_id
+    ids = set(configured if isinstance(configured, list) else [configured])
+    ids.add(base.tokenizer.eos_token_id)
+    return frozenset(int(token) for token in ids if token is not None)

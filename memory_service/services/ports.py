@@ -1,19 +1,20 @@
 """What the services need from storage and inference, as Protocols.
 
-The implementers (`storage.unit_of_work`, `inference.encoder`, `inference.local`) satisfy these
+The implementers (`storage.unit_of_work`, `inference.encoder`, `inference.engine`) satisfy these
 without importing them; `bootstrap` joins them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from memory_service.domain.chunks import Chunk
+from memory_service.domain.keys import ApiKey
 from memory_service.domain.memory import Fingerprint, MemoryId
-from memory_service.domain.messages import Generation, Message, Sampling
+from memory_service.domain.messages import AppliedAdapter, Generation, Message, Sampling
 from memory_service.domain.records import (
     Arrival,
     Erased,
@@ -88,6 +89,20 @@ class Memories(Protocol):
         limit: int | None = None,
     ) -> list[Turn]:
         """A user's turns in (time, id) order. Raises NotFound for an unknown user."""
+        ...
+
+    async def latest_turns(
+        self, memory_id: MemoryId, *, session: str | None = None, limit: int
+    ) -> list[Turn]:
+        """The newest turns of a user or session, in (time, id) order. Raises NotFound."""
+        ...
+
+    async def pending_memories(self) -> list[MemoryId]:
+        """Everybody with turns that are not encoded yet, of all tenants."""
+        ...
+
+    async def recipe_tokens(self, memory_id: MemoryId, version: int) -> int:
+        """Tokens of all chunks of a version. Raises NotFound for an unknown user."""
         ...
 
     async def pending_turn_ids(self, memory_id: MemoryId) -> set[str]:
@@ -173,6 +188,30 @@ class Memories(Protocol):
         ...
 
 
+class ApiKeys(Protocol):
+    """Every query about API keys."""
+
+    async def add(self, key: ApiKey) -> None:
+        """Store a key, creating its tenant where it is new."""
+        ...
+
+    async def find(self, key_id: str) -> ApiKey | None:
+        """A key by its id, revoked or not."""
+        ...
+
+    async def all(self) -> list[ApiKey]:
+        """All keys by tenant and time."""
+        ...
+
+    async def any_valid(self) -> bool:
+        """Whether there is a key that was not revoked."""
+        ...
+
+    async def revoke(self, key_id: str) -> None:
+        """End a key. Raises NotFound."""
+        ...
+
+
 class UnitOfWork(Protocol):
     """One transaction: `async with open_unit() as unit: ...; await unit.commit()`.
 
@@ -182,6 +221,11 @@ class UnitOfWork(Protocol):
     @property
     def memories(self) -> Memories:
         """The queries of this transaction."""
+        ...
+
+    @property
+    def keys(self) -> ApiKeys:
+        """The queries about API keys."""
         ...
 
     async def __aenter__(self) -> Self: ...
@@ -239,14 +283,27 @@ class Encoder(Protocol):
 
 
 class Backend(Protocol):
-    """Generates answers with an adapter applied. Blocking; run in `compute`."""
+    """Generates answers with an adapter applied, many at the same time."""
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a prompt as the model reads it."""
         ...
 
     def stream(
-        self, messages: Sequence[Message], readouts: Tensor | None, sampling: Sampling
-    ) -> Iterator[str | Generation]:
-        """Yield pieces of text as they come and, last, the `Generation`. Blocking."""
+        self,
+        messages: Sequence[Message],
+        adapter: AppliedAdapter | None,
+        sampling: Sampling,
+        deadline_s: float | None = None,
+    ) -> AsyncGenerator[str | Generation, None]:
+        """Yield pieces of text as they come and, last, the `Generation`.
+
+        Raises:
+            InvalidInput: the prompt does not fit into the base model's context.
+            BackendError: it has too much to do, is stopping, or took too long.
+        """
+        ...
+
+    def withdraw(self, memory_id: MemoryId) -> None:
+        """End every answer that is being made with a memory, before its next token."""
         ...

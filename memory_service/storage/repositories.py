@@ -31,11 +31,17 @@ from memory_service.storage.queries import (
     now,
     total,
 )
-from memory_service.storage.tables import SessionRow, TenantRow, TurnRow, UserRow
+from memory_service.storage.recent import Recent
+from memory_service.storage.tables import (
+    SessionRow,
+    TenantRow,
+    TurnRow,
+    UserRow,
+)
 from memory_service.storage.versions import Versions
 
 
-class Memories(Versions, Erasure):
+class Memories(Recent, Versions, Erasure):
     """The queries of one transaction (`services.ports.Memories`)."""
 
     async def add_turns(self, memory_id: MemoryId, turns: Sequence[Turn]) -> list[Arrival]:

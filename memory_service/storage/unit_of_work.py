@@ -7,6 +7,7 @@ from typing import Self
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from memory_service.storage.engine import create_sessions
+from memory_service.storage.keys import Keys
 from memory_service.storage.repositories import Memories
 from memory_service.storage.transaction import Transaction
 
@@ -17,11 +18,17 @@ class UnitOfWork:
     def __init__(self, engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession]) -> None:
         self._transaction = Transaction(engine, sessions)
         self._memories = Memories(self._transaction)
+        self._keys = Keys(self._transaction)
 
     @property
     def memories(self) -> Memories:
         """The queries of this transaction."""
         return self._memories
+
+    @property
+    def keys(self) -> Keys:
+        """The queries about API keys."""
+        return self._keys
 
     async def __aenter__(self) -> Self:
         return self

@@ -60,7 +60,7 @@ class FrozenBase:
     def rows(self, rows: Rows) -> Tensor:
         """Input of the first adapted layer where rows are packed, [person token d_model]."""
         width = self._embed.weight.shape[1]
-        hidden = self._embed.weight.new_zeros(*rows.ids.shape, width)
+        hidden: Tensor = self._embed.weight.new_zeros(*rows.ids.shape, width)
         texts = [
             rows.ids[span.person, span.start : span.start + span.length].tolist()
             for span in rows.spans
@@ -90,9 +90,10 @@ class FrozenBase:
     ) -> list[Tensor]:
         """Results for texts, in order; the missing ones are computed in padded groups."""
         keys = [_key(kind, text) for text in texts]
-        found = {key: self._kept.get(key) for key in keys}
+        kept = {key: self._kept.get(key) for key in keys}
+        found = {key: tensor for key, tensor in kept.items() if tensor is not None}
         missing = {
-            key: list(text) for key, text in zip(keys, texts, strict=True) if found[key] is None
+            key: list(text) for key, text in zip(keys, texts, strict=True) if key not in found
         }
         ordered = sorted(missing, key=lambda key: len(missing[key]), reverse=True)
         while ordered:
@@ -106,7 +107,7 @@ class FrozenBase:
             for key, result in zip(group, compute(ids, mask), strict=True):
                 found[key] = result[..., : len(missing[key]), :].clone()
                 self._kept.put(key, found[key])
-        return [found[key] for key in keys]  # type: ignore[misc]  # all are there now
+        return [found[key] for key in keys]
 
 
 class KeptTensors:

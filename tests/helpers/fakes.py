@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from memory_service.domain.chunks import Chunk, chunk_session
 from memory_service.domain.memory import Fingerprint, MemoryId
-from memory_service.domain.messages import Generation, Message, Sampling
+from memory_service.domain.messages import AppliedAdapter, Generation, Message, Sampling
 from memory_service.domain.records import (
     Arrival,
     Erased,
@@ -118,6 +118,20 @@ class FakeUnit:
         user = await self._read(memory_id)
         return sorted(user.turns.values(), key=lambda turn: turn.order)
 
+    async def latest_turns(
+        self, memory_id: MemoryId, *, session: str | None = None, limit: int
+    ) -> list[Turn]:
+        turns = await self.turns(memory_id)
+        return [turn for turn in turns if session in {None, turn.session}][-limit:]
+
+    async def pending_memories(self) -> list[MemoryId]:
+        await asyncio.sleep(0)
+        users = self._store.users
+        return [one for one in users if await self.pending_sessions(one)]
+
+    async def recipe_tokens(self, memory_id: MemoryId, version: int) -> int:
+        return sum(chunk.tokens for chunk in (await self._read(memory_id)).chunks)
+
     async def pending_turn_ids(self, memory_id: MemoryId) -> set[str]:
         return {
             turn.id
@@ -186,6 +200,13 @@ class FakeUnit:
         if (version or user.version) not in user.adapters:
             raise NotFound("version", str(version))
         return user.adapters[version or user.version]
+
+    async def adapters(
+        self, memory_id: MemoryId, *, before: int | None = None, limit: int = 100
+    ) -> list[StoredAdapter]:
+        user = await self._read(memory_id)
+        versions = sorted((v for v in user.adapters if before is None or v < before), reverse=True)
+        return [replace(user.adapters[version], readouts=None) for version in versions[:limit]]
 
     async def write_version(self, memory_id: MemoryId, change: NewVersion) -> int:
         user = (await self._write())[memory_id]
@@ -311,22 +332,32 @@ def sequential() -> FakeEncoder:
 
 
 class FakeBackend:
-    """Answers with the words it was made with; one piece a word."""
+    """Answers with the words it was made with; one piece a word, the loop running in between."""
 
     def __init__(self, answer: str = "Your dog is called Rex.") -> None:
         self.words = answer.split()
-        self.asked: list[tuple[Sequence[Message], Tensor | None, Sampling]] = []
+        self.asked: list[tuple[Sequence[Message], AppliedAdapter | None, Sampling]] = []
+        self.withdrawn: list[MemoryId] = []
         self.closed = 0
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
         return sum(len(message.content.split()) for message in messages)
 
-    def stream(
-        self, messages: Sequence[Message], readouts: Tensor | None, sampling: Sampling
-    ) -> Iterator[str | Generation]:
-        self.asked.append((messages, readouts, sampling))
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        adapter: AppliedAdapter | None,
+        sampling: Sampling,
+        deadline_s: float | None = None,
+    ) -> AsyncGenerator[str | Generation, None]:
+        self.asked.append((messages, adapter, sampling))
         try:
-            yield from (word if not n else f" {word}" for n, word in enumerate(self.words))
+            for number, word in enumerate(self.words):
+                await asyncio.sleep(0)
+                yield f" {word}" if number else word
             yield Generation(" ".join(self.words), 1, len(self.words), 0.0, 0.0)
         finally:
             self.closed += 1
+
+    def withdraw(self, memory_id: MemoryId) -> None:
+        self.withdrawn.append(memory_id)

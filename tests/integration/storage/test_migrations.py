@@ -22,7 +22,7 @@ from memory_service.storage.tables import Base
 from memory_service.storage.unit_of_work import unit_factory
 from tests.integration.storage.records import ANN, change, chunk, revisions, turn
 
-HEAD = "0002"
+HEAD = "0003"
 
 
 def tables(url: str) -> set[str]:

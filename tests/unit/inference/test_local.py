@@ -2,13 +2,16 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_service.domain.messages import Generation, Message, Sampling
 from memory_service.errors import InvalidInput, NumericalError
-from memory_service.inference import local
+from memory_service.inference import batch as batch_module
+from memory_service.inference.batch import Batch, Row
+from memory_service.inference.choosing import Choice
 from memory_service.inference.local import LocalBackend
+from memory_service.inference.tokens import stop_ids
 from tests.helpers.tiny_generator import DOWN_PROJ, O_PROJ, random_readouts, tiny_config
 from tests.helpers.tiny_inference import TinyInference, tiny_base, tiny_inference
 from tests.helpers.tiny_model import tiny_llama, tiny_mistral, tiny_tokenizer
@@ -40,12 +43,12 @@ def plain() -> TinyInference:
     return tiny_inference()
 
 
-def say(content: bytes, backend: LocalBackend, then: Sequence[int] = (2,)) -> list:
+def say(content: bytes, backend: LocalBackend, then: Sequence[int] = (2,), sampling=GREEDY) -> list:
     """Stream from a model that says given bytes, one after another, whatever it is asked."""
     ids = iter([*(id_of_byte(byte) for byte in content), *then])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "_choose", lambda *_: torch.tensor([next(ids)]))
-        return stream(backend)
+        patch.setattr(batch_module, "choose", lambda *_: [next(ids)])
+        return stream(backend, sampling=sampling)
 
 
 def prompt(text: str) -> list[Message]:
@@ -58,8 +61,12 @@ def stream(backend: LocalBackend, text="Hi", readouts=None, sampling=GREEDY) -> 
 
 def tokens_of(tiny: TinyInference, text: str, readouts=None, sampling=GREEDY) -> list[int]:
     ids = tiny.tokens.prompt_ids(prompt(text))
-    rows = tiny.backend._decode([ids], [readouts], sampling)
-    return [token for (token,) in rows if token is not None]
+    row = Row(ids, readouts, sampling)
+    batch = Batch(tiny.base, tiny.tokens, tiny.injector, tiny.backend._empty)
+    batch.step([row], [])
+    while batch.rows:
+        batch.step([], [])
+    return row.said
 
 
 def test_bytes_have_their_tokens():
@@ -159,14 +166,6 @@ def test_answer_is_what_the_stream_says(tiny):
         assert alone(tiny, [text], [None]) == [generation.text]
 
 
-def test_rows_stop_on_their_own(tiny, monkeypatch):
-    steps = iter([[10, 11], [2, 12], [13, 14], [15, 2]])
-    monkeypatch.setattr(local, "_choose", lambda *_: torch.tensor(next(steps)))
-    ids = [tiny.tokens.prompt_ids(prompt(text)) for text in QUESTIONS[:2]]
-    rows = list(tiny.backend._decode(ids, [None, None], GREEDY))
-    assert rows == [[10, 11], [None, 12], [None, 14], [None, None]]
-
-
 # Streaming text
 
 
@@ -197,12 +196,10 @@ def test_characters_of_several_tokens_come_whole(plain, text):
     assert check(pieces, text).completion_tokens == len(text.encode())
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=30) | st.text(max_size=12).map(str.encode))
 def test_any_bytes_come_through(plain, content):
-    ids = [[id_of_byte(byte)] for byte in content]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plain.backend, "_decode", lambda *_: iter([*ids, [None]]))
-        pieces = stream(plain.backend)
+    pieces = say(content, plain.backend, sampling=Sampling(max_new_tokens=99))
     check(pieces, content.decode(errors="replace").strip())
 
 
@@ -234,7 +231,7 @@ def test_stop_tokens_of_tokenizer_and_model(configured):
     base = tiny_base()
     base.model.generation_config.eos_token_id = configured
     expected = {2, 40} if configured == [40, 2] else {2}
-    assert local._stop_ids(base) == expected
+    assert stop_ids(base) == expected
 
 
 def test_stop_token_ends_the_answer_and_is_not_part_of_it(plain):
@@ -243,7 +240,7 @@ def test_stop_token_ends_the_answer_and_is_not_part_of_it(plain):
 
 @pytest.mark.parametrize("limit", [1, 3])
 def test_limit_of_new_tokens(plain, monkeypatch, limit):
-    monkeypatch.setattr(local, "_choose", lambda *_: torch.tensor([id_of_byte(ord("x"))]))
+    monkeypatch.setattr(batch_module, "choose", lambda *_: [id_of_byte(ord("x"))])
     check(stream(plain.backend, sampling=Sampling(max_new_tokens=limit)), "x" * limit)
 
 
@@ -289,9 +286,8 @@ def test_cold_or_narrow_sampling_is_greedy(tiny, options):
 
 def draw(logits: list[float], count: int = 4000, **options) -> list[float]:
     """Shares of the tokens over many draws."""
-    random = torch.Generator().manual_seed(0)
-    rows = torch.tensor([logits]).repeat(count, 1)
-    chosen = local._choose(rows, Sampling(**options), random)
+    choice = Choice(Sampling(**options), [])
+    chosen = torch.tensor([choice.token(torch.tensor(logits)) for _ in range(count)])
     return (torch.bincount(chosen, minlength=len(logits)) / count).tolist()
 
 
@@ -322,9 +318,11 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, shares):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_logits_that_are_no_numbers(bad):
+def test_logits_that_are_no_numbers(plain, monkeypatch, bad):
+    head = plain.base.model.get_output_embeddings()
+    monkeypatch.setattr(head, "forward", lambda hidden: torch.full((*hidden.shape[:2], 259), bad))
     with pytest.raises(NumericalError, match="logits"):
-        local._choose(torch.tensor([[0.0, bad]]), GREEDY, torch.Generator())
+        stream(plain.backend)
 
 
 def test_adapter_that_is_no_number(tiny):

@@ -24,7 +24,7 @@ class Setup:
         self.compute = Compute()
         self.recall = Recall(self.store, self.encoder)
         self.remember = Remember(self.store, self.encoder, self.compute)
-        self.chat = Chat(self.recall, self.backend, self.compute)
+        self.chat = Chat(self.recall, self.backend)
 
     async def answer(self, memory_id: MemoryId | None, version: int | None = None) -> list:
         return [piece async for piece in self.chat.answer(memory_id, ASKED, Sampling(), version)]
@@ -56,15 +56,19 @@ async def test_every_user_gets_the_own_adapter(setup):
         await setup.answer(memory_id)
         applied = setup.backend.asked[-1][1]
         user = setup.store.users[memory_id]
-        assert applied.equal(user.adapters[1].readouts)
-    assert not setup.backend.asked[0][1].equal(setup.backend.asked[1][1])
+        assert applied.memory_id == memory_id
+        assert applied.readouts.equal(user.adapters[1].readouts)
+    first, second = (applied.readouts for _, applied, _ in setup.backend.asked)
+    assert not first.equal(second)
 
 
 async def test_older_version(setup):
     await setup.remember.append(ANN, [turn(0)])
     await setup.remember.append(ANN, [turn(1)])
     await setup.answer(ANN, version=1)
-    assert setup.backend.asked[0][1].equal(setup.store.users[ANN].adapters[1].readouts)
+    applied = setup.backend.asked[0][1]
+    assert applied.version == 1
+    assert applied.readouts.equal(setup.store.users[ANN].adapters[1].readouts)
 
 
 async def test_unknown_user_is_an_error_before_anything_is_generated(setup):
@@ -93,28 +97,65 @@ async def test_version_without_readouts(setup):
         await setup.answer(ANN)
 
 
-async def test_reader_that_stops_early_stops_the_stream_at_once(setup, monkeypatch):
-    stopped = []
-    stream = setup.compute.stream
-
-    async def watched(start):
-        try:
-            async for item in stream(start):
-                yield item
-        finally:
-            stopped.append(True)
-
-    monkeypatch.setattr(setup.compute, "stream", watched)
-    async with aclosing(setup.chat.answer(None, ASKED, Sampling())) as pieces:
-        await anext(pieces)
-    assert stopped == [True]  # not whenever the garbage is collected
-
-
-async def test_reader_that_stops_early_stops_the_backend(setup):
+async def test_reader_that_stops_early_stops_the_backend_at_once(setup):
     async with aclosing(setup.chat.answer(None, ASKED, Sampling())) as pieces:
         assert await anext(pieces) == "Your"
-    await setup.compute.run(lambda: None)
-    assert setup.backend.closed == 1
+    assert setup.backend.closed == 1  # not whenever the garbage is collected
+
+
+# The adapters that are kept in memory
+
+
+async def test_an_adapter_is_read_once(setup):
+    await setup.remember.append(ANN, [turn(0)])
+    await setup.answer(ANN)
+    await setup.answer(ANN)
+    cache = setup.recall.cache
+    assert (cache.hits, cache.misses) == (1, 1)
+    assert cache.size_bytes == setup.store.users[ANN].adapters[1].size_bytes
+    assert setup.backend.asked[0][1].readouts is setup.backend.asked[1][1].readouts
+
+
+async def test_a_changed_memory_is_used_by_the_next_request(setup):
+    await setup.remember.append(ANN, [turn(0)])
+    await setup.answer(ANN)
+    await setup.remember.append(ANN, [turn(1)])
+    await setup.answer(ANN)
+    assert [applied.version for _, applied, _ in setup.backend.asked] == [1, 2]
+    newest = setup.store.users[ANN].adapters[2].readouts
+    assert setup.backend.asked[1][1].readouts.equal(newest)
+
+
+async def test_a_user_who_comes_again_has_nothing_of_the_deleted_one(setup):
+    await setup.remember.append(ANN, [turn(0)])
+    await setup.answer(ANN)
+    await Forget(setup.store).user(ANN)
+    with pytest.raises(NotFound):
+        await setup.answer(ANN)
+    await setup.remember.append(ANN, [turn(1)])  # version 1 again
+    await setup.answer(ANN)
+    assert setup.backend.asked[1][1].readouts.equal(setup.store.users[ANN].adapters[1].readouts)
+
+
+async def test_users_of_two_tenants_share_nothing(setup):
+    other = MemoryId(ANN.user, "other")
+    await setup.remember.append(ANN, [turn(0)])
+    await setup.remember.append(other, [turn(1)])
+    await setup.answer(ANN)
+    await setup.answer(other)
+    assert setup.recall.cache.hits == 0
+    first, second = (applied.readouts for _, applied, _ in setup.backend.asked)
+    assert not first.equal(second)
+
+
+async def test_an_older_version_by_number_is_kept_too(setup):
+    await setup.remember.append(ANN, [turn(0)])
+    await setup.remember.append(ANN, [turn(1)])
+    for _ in range(2):
+        await setup.answer(ANN, version=1)
+    assert setup.recall.cache.hits == 1
+    with pytest.raises(KeyError):  # the fake's own; the real store says NotFound
+        await setup.answer(ANN, version=7)
 
 
 async def test_forgotten_user_has_no_memory(setup):

@@ -1,0 +1,42 @@
+"""The application: routes over one service."""
+
+from fastapi import FastAPI
+
+from memory_service import __version__
+from memory_service.api.body_limit import BodyLimit
+from memory_service.api.deps import Parts, Rates
+from memory_service.api.errors import DOCUMENTED, add_handlers
+from memory_service.api.metrics import Metrics
+from memory_service.api.routes import chat, health, memory
+from memory_service.bootstrap import Service
+from memory_service.settings import Settings
+
+
+def create_app(service: Service, settings: Settings, metrics: Metrics) -> FastAPI:
+    """Join routes and service; who opened the service closes it."""
+    app = FastAPI(
+        title="memory-service",
+        version=__version__,
+        description="Chat with a personal memory that lives in weights. OpenAI's API, and more.",
+        # The pages load scripts from elsewhere; the document itself is /openapi.json.
+        docs_url=None,
+        redoc_url=None,
+        responses=DOCUMENTED,
+    )
+    app.state.parts = Parts(service, settings, Rates(settings.requests_per_minute), metrics)
+    app.add_middleware(BodyLimit, most_bytes=settings.most_body_bytes)
+    add_handlers(app)
+    for group in (chat, memory, health):
+        app.include_router(group.router)
+    _tell_the_truth(app)
+    return app
+
+
+def _tell_the_truth(app: FastAPI) -> None:
+    """Take FastAPI's own form of validation errors out of the document: ours are 400."""
+    document = app.openapi()
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

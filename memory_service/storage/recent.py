@@ -1,0 +1,65 @@
+"""What a running service asks all the time: the last turns, and who has work pending."""
+
+from sqlalchemy import func, or_, select
+
+from memory_service.domain.memory import MemoryId
+from memory_service.domain.turns import Role, Turn
+from memory_service.storage.queries import PENDING, Queries
+from memory_service.storage.tables import ChunkRow, SessionRow, TenantRow, TurnRow, UserRow
+
+
+class Recent(Queries):
+    """Queries whose cost does not grow with a memory."""
+
+    async def latest_turns(
+        self, memory_id: MemoryId, *, session: str | None = None, limit: int
+    ) -> list[Turn]:
+        """The newest turns of a user or of one session, in (time, id) order.
+
+        Raises:
+            NotFound: the user is unknown.
+        """
+        user_id, _ = await self._find(memory_id)
+        owner = TurnRow.user_id == user_id
+        if session is not None:
+            found = await self._sessions(user_id, [session])
+            if session not in found:
+                return []
+            owner = TurnRow.session_id == found[session][0]
+        rows = await self._transaction.read(
+            select(SessionRow.name, TurnRow.role, TurnRow.text, TurnRow.time, TurnRow.turn_id)
+            .join(SessionRow, SessionRow.id == TurnRow.session_id)
+            .where(owner)
+            .order_by(TurnRow.time.desc(), TurnRow.turn_id.desc())
+            .limit(limit)
+        )
+        return [
+            Turn(session=name, role=Role(role), text=text, time=time, id=turn_id)
+            for name, role, text, time, turn_id in reversed(rows)
+        ]
+
+    async def pending_memories(self) -> list[MemoryId]:
+        """Everybody with turns that are not encoded yet, of all tenants."""
+        rows = await self._transaction.read(
+            select(UserRow.name, TenantRow.name)
+            .join(TenantRow, TenantRow.id == UserRow.tenant_id)
+            .where(select(SessionRow.id).where(SessionRow.user_id == UserRow.id, PENDING).exists())
+            .order_by(UserRow.id)
+        )
+        return [MemoryId(user, tenant) for user, tenant in rows]
+
+    async def recipe_tokens(self, memory_id: MemoryId, version: int) -> int:
+        """Tokens of all chunks of a version: what its history would take in a prompt.
+
+        Raises:
+            NotFound: the user is unknown.
+        """
+        user_id, _ = await self._find(memory_id)
+        rows = await self._transaction.read(
+            select(func.coalesce(func.sum(ChunkRow.tokens), 0)).where(
+                ChunkRow.user_id == user_id,
+                ChunkRow.added_version <= version,
+                or_(ChunkRow.removed_version.is_(None), ChunkRow.removed_version > version),
+            )
+        )
+        return int(rows[0][0])

@@ -1,0 +1,96 @@
+"""`memory serve` as a process: real sockets, a kill in the middle, a graceful stop."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests.helpers.command_line import run, start
+
+START_S = 300
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server and its address."""
+    process, reader = start("serve", "--port", "0", *options), None
+    try:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line.decode())
+            if "listening on " in said[-1]:
+                break
+        else:
+            raise AssertionError("".join(said))
+        reader = threading.Thread(target=process.stderr.read)  # never a full pipe
+        reader.start()
+        yield process, said[-1].split("listening on ")[1].strip()
+    finally:
+        process.kill()
+        process.wait()
+        if reader is not None:
+            reader.join()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * START_S)
+def test_what_was_acknowledged_survives_a_kill_and_a_stream_a_stop(home: Path) -> None:
+    acknowledged = []
+    with serving() as (process, address):
+        client = openai.OpenAI(api_key="none", base_url=f"{address}/v1", max_retries=0)
+        (model,) = [one.id for one in client.models.list()]
+        ask = {"model": model, "user": "ann", "temperature": 0, "max_tokens": 5}
+        for number in range(5):
+            text = f"Fact {number}."
+            client.chat.completions.create(messages=[{"role": "user", "content": text}], **ask)
+            acknowledged.append(text)
+        url = f"{address}/v1/memory/users/ann/turns"
+        assert httpx.post(url, json={"turns": [{"text": "By the way.", "id": "x"}]}).is_success
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    texts = [one["text"] for one in run("turns", "list", "ann", "--json").json]
+    assert [text for text in texts if text.startswith("Fact")] == acknowledged
+    assert "By the way." in texts
+
+    with serving() as (process, address):
+        client = openai.OpenAI(api_key="none", base_url=f"{address}/v1", max_retries=0)
+        stream = client.chat.completions.create(
+            messages=[{"role": "user", "content": "Go on."}],
+            stream=True,
+            **(ask | {"max_tokens": 60, "temperature": 1}),
+        )
+        first = next(iter(stream))
+        process.send_signal(signal.SIGTERM)
+        rest = list(stream)
+        assert rest[-1].choices[0].finish_reason in {"stop", "length"}
+        assert {first.id} == {chunk.id for chunk in rest}
+        assert process.wait(timeout=60) == 0
+    assert "Go on." in [one["text"] for one in run("turns", "list", "ann", "--json").json]
+
+
+def test_nobody_else_is_served_without_a_key(home: Path) -> None:
+    outcome = run("serve", "--host", "0.0.0.0", code=8)
+    assert "memory keys create" in outcome.error
+
+
+def test_keys_are_made_listed_and_revoked(home: Path) -> None:
+    made = run("keys", "create", "acme", "--scope", "read,admin", "--json").json
+    (listed,) = run("keys", "list", "--json").json
+    assert listed == {name: made[name] for name in listed}
+    assert made["scopes"] == ["admin", "read"]
+    assert made["key"] not in run("keys", "list").out
+    run("keys", "revoke", made["id"])
+    assert run("keys", "list", "--json").json[0]["revoked_at"]
+    assert "no key named" in run("keys", "revoke", "nothing", code=4).error
+    assert "read, write, admin" in run("keys", "create", "acme", "--scope", "all", code=3).error
