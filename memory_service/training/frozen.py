@@ -128,7 +128,7 @@ class KeptTensors:
         offset, shape, dtype = self._where[key]
         tensor = torch.empty(shape, dtype=dtype)
         self._file.seek(offset)
-        self._file.readinto(_bytes(tensor))  # type: ignore[attr-defined]  # it is a binary file
+        self._file.readinto(_bytes(tensor))
         return tensor
 
     def put(self, key: str, tensor: Tensor) -> None:
