@@ -42,6 +42,10 @@ TOLD_SHARE = 0.12
 TEST_ONE_IN = 5
 """One value in so many belongs to the test split, chosen by a checksum of its text."""
 
+ANSWER_FORMS = 4
+"""So many of a kind's phrasings, the plainest, are also answers: what is told in many ways is
+answered in few, or the wording of an answer could not be learnt."""
+
 _PAIR_FORMS = (
     "Remind me {h} {t}.",
     "Remind me {h} {i} said {t}.",
@@ -346,7 +350,7 @@ def _question_text(rng: random.Random, fact: Fact, *, test: bool, short: bool) -
 def _answer_text(rng: random.Random, fact: Fact) -> str:
     """Answer in a full sentence, in the person of who owns the fact."""
     own = fact.owner is Role.USER
-    forms = [*fact.kind.say[:2], *fact.kind.say]
+    forms = [*fact.kind.say[:2], *fact.kind.say[:ANSWER_FORMS]]
     rng.shuffle(forms)
     for form in forms:
         clause = voice(form, first_person=not own, v=fact.value)
