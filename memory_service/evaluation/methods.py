@@ -117,7 +117,7 @@ def notes_prompt(turns: Sequence[Turn], question: str) -> list[Message]:
 
 
 BEST_PROMPT: Prompt = transcript_prompt
-"""A choice by eye so far; `history_chat` and `history_notes` are methods too, to compare."""
+"""Not chosen by measurement yet; `history_chat` and `history_notes` are there to compare."""
 
 METHODS: dict[str, Method] = {
     "none": none,

@@ -31,7 +31,10 @@ _IRREGULAR = {"wolf": "wolves", "snow leopard": "snow leopards", "bison": "bison
 
 @dataclass(frozen=True)
 class Kind:
-    """One attribute kind with its phrasings; the `_test` ones are never seen in training."""
+    """One attribute kind with its phrasings; the `_test` ones are never seen in training.
+
+    The first of `say` are the plainest: answers are made of them (`people.ANSWER_FORMS`).
+    """
 
     name: str
     topic: str

@@ -1,5 +1,6 @@
 import random
 import re
+from difflib import SequenceMatcher
 from itertools import pairwise
 
 import pytest
@@ -17,6 +18,9 @@ from memory_service.training.people import (
     twin,
 )
 from memory_service.training.phrasebook import capitalise, fill, fix_articles, load_kinds, voice
+
+NEARLY = 0.85
+"""Of a phrasing's words, in order: with a kind's own nouns in both, another word is less."""
 
 SHAPES = [(1, 1, 0.0), (5, 1, 0.5), (12, 3, 1.0), (4, 6, 0.3), (0, 1, 0.5)]
 
@@ -133,6 +137,30 @@ def test_splits_share_neither_values_nor_phrasings():
         for part in (train, test)
     ]
     assert not asked[0] & asked[1]
+
+
+def test_no_training_phrasing_is_nearly_a_test_phrasing():
+    for kind in load_kinds().values():
+        for unseen in (*kind.say_test, *kind.chat_test, *kind.ask_test, *kind.pair_test):
+            for form in (*kind.say, *kind.chat, *kind.ask, *kind.pair):
+                alike = SequenceMatcher(None, form.lower().split(), unseen.lower().split())
+                near = alike.quick_ratio() > NEARLY and alike.ratio() > NEARLY
+                assert not near, (kind.name, form, unseen)
+
+
+def test_answers_are_few_in_form():
+    for episode in episodes(Split.TRAIN):
+        for question in episode.questions:
+            own = question.about is Role.USER
+            forms = load_kinds()[question.kind].say[: people.ANSWER_FORMS]
+            clauses = {voice(form, first_person=not own, v=question.value) for form in forms}
+            answers = {question.value, *(f"{clause[0].upper()}{clause[1:]}." for clause in clauses)}
+            answers |= {
+                f"{who} told {whom} that {clause}."
+                for who, whom in (("You", "me"), ("I", "you"))
+                for clause in clauses
+            }
+            assert question.answer in answers | {f"{question.value}."}
 
 
 def test_the_same_seed_makes_the_same_episode():
