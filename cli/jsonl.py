@@ -44,7 +44,7 @@ def read_turns(source: Source, defaults: Mapping[str, str]) -> Iterator[list[Lin
         InvalidInput: names the line, the field and the value.
     """
     latest = datetime.min.replace(tzinfo=UTC)
-    for lines in _lines(source):
+    for lines in numbered_lines(source):
         batch: list[Line] = []
         for number, line in lines:
             if not line.strip():
@@ -55,12 +55,12 @@ def read_turns(source: Source, defaults: Mapping[str, str]) -> Iterator[list[Lin
             except InvalidInput as error:
                 if batch:
                     yield batch
-                raise _at_line(number, error) from None
+                raise at_line(number, error) from None
         if batch:
             yield batch
 
 
-def _at_line(number: int, error: InvalidInput) -> InvalidInput:
+def at_line(number: int, error: InvalidInput) -> InvalidInput:
     """The same error, naming the line."""
     named = InvalidInput(f"line {number}: {error.field}", "", error.problem)
     named.value = error.value
@@ -68,7 +68,12 @@ def _at_line(number: int, error: InvalidInput) -> InvalidInput:
     return named
 
 
-def _lines(source: Source) -> Iterator[list[tuple[int, bytes]]]:
+def numbered_lines(source: Source) -> Iterator[list[tuple[int, bytes]]]:
+    """Lines with their numbers, as many together as arrived together.
+
+    Raises:
+        InvalidInput: a line is longer than any turn may be.
+    """
     number, rest = 0, b""
     while data := source.read1(READ_BYTES):
         *whole, rest = (rest + data).split(b"\n")
@@ -86,6 +91,18 @@ def _lines(source: Source) -> Iterator[list[tuple[int, bytes]]]:
 
 
 def _read(number: int, line: bytes, defaults: Mapping[str, str]) -> Line:
+    record = decoded(line)
+    if not isinstance(record, Mapping):
+        return Line(number, turn_from_record(record), is_dated=False)  # which refuses it
+    return Line(number, turn_from_record({**defaults, **record}), is_dated="time" in record)
+
+
+def decoded(line: bytes) -> object:
+    """The JSON value of one line.
+
+    Raises:
+        InvalidInput: it is not UTF-8 or not JSON.
+    """
     line = line.removeprefix(BYTE_ORDER_MARK)
     try:
         text = line.decode()
@@ -93,12 +110,9 @@ def _read(number: int, line: bytes, defaults: Mapping[str, str]) -> Line:
         problem = f"is not valid UTF-8 at byte {error.start + 1}"
         raise InvalidInput("text", line[error.start : error.start + 8], problem) from None
     try:
-        record = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         problem = f"is not JSON ({error.msg} at column {error.colno})"
         raise InvalidInput("turn", text.strip(), problem) from None
     except (ValueError, RecursionError):
         raise InvalidInput("turn", text.strip(), "is not JSON that can be read") from None
-    if not isinstance(record, Mapping):
-        return Line(number, turn_from_record(record), is_dated=False)  # which refuses it
-    return Line(number, turn_from_record({**defaults, **record}), is_dated="time" in record)

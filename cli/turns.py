@@ -1,20 +1,21 @@
-"""`memory turns`: append and list; `forget` and `edit` are in `forget.py`."""
+"""`memory turns`: append and list; the others are in `forget.py` and `import_turns.py`."""
 
 import sys
-from collections.abc import Iterator
 from typing import Annotated, cast
 
 import typer
 
 from memory_cli import interrupts, output
 from memory_cli.forget import edit_turn, forget_turns
-from memory_cli.jsonl import Line, Source, read_turns
+from memory_cli.import_turns import import_turns
+from memory_cli.jsonl import Source, read_turns
 from memory_cli.opening import Opened, opened_service, opened_store
 from memory_cli.options import Json, User
+from memory_cli.storing import storable, told, told_interrupted, told_pending
 from memory_service.bootstrap import Store
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.turns import Turn, new_turn, parse_role
-from memory_service.errors import InvalidInput, MemoryServiceError, StateConflict
+from memory_service.errors import InvalidInput, MemoryServiceError
 from memory_service.services.append import Stored
 from memory_service.services.inspect import KeptTurn
 from memory_service.settings import Settings, read_settings
@@ -28,6 +29,7 @@ app = typer.Typer(
 
 app.command("forget")(forget_turns)
 app.command("edit")(edit_turn)
+app.command("import")(import_turns)
 
 
 @app.command("append")
@@ -91,7 +93,7 @@ def append_turns(
             }
         )
     else:
-        output.show_line(f"{user}@{version}: {_told(stored)}")
+        output.show_line(f"{user}@{version}: {told(stored)}")
 
 
 @app.command("list")
@@ -134,7 +136,7 @@ def list_turns(
 
 def _store_one(settings: Settings, memory_id: MemoryId, turn: Turn, *, is_dated: bool) -> Stored:
     with (
-        interrupts.told(lambda: _told_interrupted(memory_id, Stored())),
+        interrupts.told(lambda: told_interrupted(memory_id, Stored())),
         opened_store(settings) as store,
     ):
         undated = set() if is_dated else {turn.id}
@@ -146,69 +148,34 @@ def _store_lines(store: Opened[Store], memory_id: MemoryId, defaults: dict[str, 
     stored = Stored()
     try:
         with (
-            interrupts.told(lambda: _told_interrupted(memory_id, stored)),
+            interrupts.told(lambda: told_interrupted(memory_id, stored)),
             output.waiting("reading turns") as report,
         ):
             for batch in read_turns(cast(Source, sys.stdin.buffer), defaults):
-                for part in _storable(store, memory_id, batch):
+                for part in storable(store, memory_id, batch):
                     stored += part
                 report(f"stored {stored.new + stored.known + stored.forgotten:,} turns")
     except (MemoryServiceError, OSError):
-        output.note(_told_pending(stored))
+        output.note(told_pending(stored))
         raise
     if stored == Stored():
         raise InvalidInput("standard input", "", "holds no turns")
     return stored
 
 
-def _storable(store: Opened[Store], memory_id: MemoryId, batch: list[Line]) -> Iterator[Stored]:
-    """Store a batch at once, or one by one up to the turn that is in conflict."""
-    undated = {line.turn.id for line in batch if not line.is_dated}
-    append = store.it.append
-    try:
-        yield store.run(append.turns(memory_id, [line.turn for line in batch], undated))
-        return
-    except StateConflict:
-        pass
-    for line in batch:
-        try:
-            yield store.run(append.turns(memory_id, [line.turn], undated & {line.turn.id}))
-        except StateConflict as error:
-            raise StateConflict(f"line {line.number}: {error.subject}", error.problem) from None
-
-
 def _encode(settings: Settings, memory_id: MemoryId, stored: Stored) -> int:
     """Bring the adapter up to date; where that fails, say that the turns are safe."""
     try:
         with (
-            interrupts.told(lambda: _told_pending(stored)),
+            interrupts.told(lambda: told_pending(stored)),
             opened_service(settings) as service,
             output.counting("encoding", "chunks") as report,
         ):
             return service.run(service.it.remember.encode_pending(memory_id, report))
     except MemoryServiceError:
         if not interrupts.received():
-            output.note(_told_pending(stored))
+            output.note(told_pending(stored))
         raise
-
-
-def _told(stored: Stored) -> str:
-    new = output.count(stored.new, "new turn")
-    known = f", {stored.known:,} known before" if stored.known else ""
-    return f"{new}{known}{f', {stored.forgotten:,} forgotten before' if stored.forgotten else ''}"
-
-
-def _told_pending(stored: Stored) -> str:
-    if stored == Stored():
-        return "nothing was stored"
-    return f"{_told(stored)} stored; what is not encoded yet will be with the next append"
-
-
-def _told_interrupted(memory_id: MemoryId, stored: Stored) -> str:
-    """What is known to be stored; what was on its way may be stored as well."""
-    if stored == Stored():
-        return f"something may be stored already; `memory turns list {memory_id.user}` tells"
-    return f"at least {_told_pending(stored)}"
 
 
 def _record(kept: KeptTurn) -> dict[str, object]:

@@ -6,10 +6,12 @@ reconciles the state with the turns of the sessions that changed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import structlog
 
 from memory_service.domain.memory import MemoryId
+from memory_service.domain.records import PendingSession
 from memory_service.domain.turns import Turn
 from memory_service.services.append import Append
 from memory_service.services.compute import Compute
@@ -18,6 +20,9 @@ from memory_service.services.ports import Encoder, Memories, OpenUnit
 from memory_service.services.reconcile import CannotSubtractError, Reconcile, Report
 
 log = structlog.get_logger()
+
+TURNS_AT_ONCE = 500
+"""Sessions of about so many turns are encoded, then stored as a version; then the next."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +76,21 @@ class Remember:
             IncompatibleState: the stored state was made by another generator or base model.
             StateConflict: others kept writing first, twenty times over.
         """
-        return await retried(memory_id, lambda: self._encode(memory_id, report))
+        steps = _Steps(report)
+        while True:
+            version = await retried(memory_id, lambda: self._encode(memory_id, steps))
+            if not steps.is_more:
+                return version
 
-    async def _encode(self, memory_id: MemoryId, report: Report | None) -> int:
+    async def _encode(self, memory_id: MemoryId, steps: "_Steps") -> int:
         try:
-            return await self._encode_once(memory_id, report)
+            return await self._encode_once(memory_id, steps)
         except CannotSubtractError as error:
             log.warning("state_withdrawn", user=memory_id.user, reason=str(error))
         await self._withdraw_state(memory_id)
-        return await self._encode_once(memory_id, report)
+        return await self._encode_once(memory_id, steps)
 
-    async def _encode_once(self, memory_id: MemoryId, report: Report | None) -> int:
+    async def _encode_once(self, memory_id: MemoryId, steps: "_Steps") -> int:
         async with self._open_unit() as unit:
             head = await unit.memories.head(memory_id)
             pending = await unit.memories.pending_sessions(memory_id)
@@ -90,24 +99,68 @@ class Remember:
                 unit.memories, memory_id
             )
         if not pending:
+            steps.is_more = False
             return head.version
         if stored is not None:
             self._reconcile.fingerprint.require(stored.fingerprint, f"state of {memory_id.user}")
             if is_late:
                 raise CannotSubtractError("a turn was said before others that were read already")
         is_rebuilt = stored is None and head.version > 0
+        # A part of a memory never replaces the whole; sequential encoding reads in the order said.
+        is_whole = is_rebuilt or self._reconcile.is_sequential
+        step = pending if is_whole else steps.first(pending)
         change = await self._reconcile.change(
-            head.version, stored, pending, "rebuild" if is_rebuilt else "append", report
+            head.version,
+            stored,
+            step,
+            "rebuild" if is_rebuilt else "append",
+            steps.report_of(step, pending),
         )
         async with self._open_unit() as unit:
             version = await unit.memories.write_version(memory_id, change)
             await unit.commit()
+        steps.finish(step, pending, len(change.appeared))
         return version
 
     async def _withdraw_state(self, memory_id: MemoryId) -> None:
         async with self._open_unit() as unit:
             await unit.memories.mark_all_pending(memory_id)
             await unit.commit()
+
+
+class _Steps:
+    """Cuts what is pending into steps: an interruption costs one step, not the whole history."""
+
+    def __init__(self, report: Report | None) -> None:
+        self.is_more = True
+        self._report = report
+        self._chunks = 0
+
+    def first(self, pending: Sequence[PendingSession]) -> Sequence[PendingSession]:
+        """The sessions of the next step: at least one, then as many as fit."""
+        turns = accumulate(len(session.turns) for session in pending)
+        return pending[: max(1, sum(sum_ <= TURNS_AT_ONCE for sum_ in turns))]
+
+    def report_of(
+        self, step: Sequence[PendingSession], pending: Sequence[PendingSession]
+    ) -> Report | None:
+        """Report of one step as one of the whole; chunks of later steps are estimated by turns."""
+        report, before = self._report, self._chunks
+        if report is None:
+            return None
+        share = _turns(pending) / max(1, _turns(step))
+        return lambda done, total: report(before + done, before + round(total * share))
+
+    def finish(
+        self, step: Sequence[PendingSession], pending: Sequence[PendingSession], chunks: int
+    ) -> None:
+        """Note what a step did."""
+        self._chunks += chunks
+        self.is_more = len(step) < len(pending)
+
+
+def _turns(sessions: Sequence[PendingSession]) -> int:
+    return sum(len(session.turns) for session in sessions)
 
 
 async def _has_late_turns(memories: Memories, memory_id: MemoryId) -> bool:
