@@ -2,9 +2,10 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from memory_cli import interrupts, output
 from memory_service.bootstrap import make_trainer
@@ -14,7 +15,22 @@ from memory_service.settings import read_settings
 if TYPE_CHECKING:
     from memory_service.training.loop import Progress
 
-app = typer.Typer(help="Train a generator.", no_args_is_help=True, rich_markup_mode=None)
+
+class _Training(TyperGroup):
+    """`memory train CONFIG` is `memory train start CONFIG`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["start", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Training,
+    help="Train a generator: memory train CONFIG --out DIR; memory train resume DIR.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @app.command("start")
@@ -27,7 +43,10 @@ def start_training(
         Path, typer.Option("--out", metavar="DIR", help="Where checkpoints and the log go.")
     ],
 ) -> None:
-    """Train a generator; Ctrl-C stops after the step and keeps a checkpoint."""
+    """Train a generator; Ctrl-C stops after the step and keeps a checkpoint.
+
+    The word start may be left out: memory train CONFIG --out DIR.
+    """
     if (directory / "checkpoint.pt").exists():
         raise StateConflict(
             str(directory), "a run is there already; use `memory train resume`, or another folder"
@@ -41,7 +60,9 @@ def resume_training(
 ) -> None:
     """Continue a run from its last checkpoint."""
     if not (directory / "config.json").exists():
-        raise NotFound("training run", str(directory), "start one with `memory train start`")
+        raise NotFound(
+            "training run", str(directory), "start one with `memory train CONFIG --out DIR`"
+        )
     _train(directory / "config.json", directory, resume=True)
 
 

@@ -65,6 +65,8 @@ class Phase:
 class TrainingConfig:
     """A training run. Widths of `generator` must fit the base model.
 
+    An answer's token weighs 1 in the loss, one that carries a fact `value_weight`, and the first of
+    those `first_token_weight` times that: what follows it is easier (docs/decisions/0011).
     `objectives` weighs what is asked (`training/objectives.py`); `drift_weight` is the weight, in
     the loss, of changing what has nothing to do with the person. `pool` is how many synthetic
     people a phase has: one who is met again costs no pass of the base model. `dialogues` names
@@ -79,6 +81,7 @@ class TrainingConfig:
     learning_rate: float
     value_weight: float
     phases: tuple[Phase, ...]
+    first_token_weight: float = 1.0
     pool: int = 1000
     objectives: Mapping[str, float] = field(default_factory=lambda: {"questions": 1.0})
     drift_weight: float = 0.0
@@ -103,7 +106,7 @@ class TrainingConfig:
             _require(
                 _is_whole(value) and value >= lowest, name, value, f"a whole number from {lowest}"
             )
-        for name in ("learning_rate", "value_weight"):
+        for name in ("learning_rate", "value_weight", "first_token_weight"):
             value = getattr(self, name)
             _require(_is_number(value) and value > 0, name, value, "a number above 0")
         drift = self.drift_weight

@@ -1,6 +1,7 @@
 """Episodes -> tensors: what one training step sees."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,8 +33,8 @@ from memory_service.training.people import (
     twin,
 )
 
-MakeEpisodes = Callable[[random.Random, int], list[Episode]]
-"""Random stream and step -> the people of one step."""
+MakeEpisodes = Callable[[random.Random, int, int], list[Episode]]
+"""Random stream, step and how many -> people of that step; fewer where a source has no more."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ class Collator:
             unrelated.append([] if ask is None else [self._row(ask)])
         return Batch(
             chunks=tuple(tuple(self._chunks(episode.turns)) for episode in episodes),
-            asked=_pack(asked, self._config.value_weight),
-            unrelated=_pack(unrelated, 1.0) if any(unrelated) else None,
+            asked=_pack(asked, self._config),
+            unrelated=_pack(unrelated, self._config) if any(unrelated) else None,
         )
 
     def questions(self, episodes: Sequence[Episode], count: int, rng: random.Random) -> Batch:
@@ -114,7 +115,7 @@ class Collator:
             known = rng.sample(episode.questions, len(episode.questions))
             people.append([self._question(known[n % len(known)]) for n in range(count)])
         chunks = tuple(tuple(self._chunks(episode.turns)) for episode in episodes)
-        return Batch(chunks, _pack(people, self._config.value_weight), None)
+        return Batch(chunks, _pack(people, self._config), None)
 
     def _asked(self, rng: random.Random, episode: Episode, count: int) -> "list[_Row]":
         """Rows by objectives drawn by weight; questions in turn, so that all facts are asked."""
@@ -161,13 +162,11 @@ def people_source(config: TrainingConfig, split: Split) -> MakeEpisodes:
     were met before and their chunks need not be encoded again.
     """
 
-    def make(rng: random.Random, step: int) -> list[Episode]:
+    def make(rng: random.Random, step: int, count: int) -> list[Episode]:
         phase = config.phase(step)
         if split is Split.TEST:
-            return [_person(rng, split, phase) for _ in range(phase.people)]
-        return [
-            _pooled(config.seed, phase, rng.randrange(config.pool)) for _ in range(phase.people)
-        ]
+            return [_person(rng, split, phase) for _ in range(count)]
+        return [_pooled(config.seed, phase, rng.randrange(config.pool)) for _ in range(count)]
 
     return make
 
@@ -201,14 +200,14 @@ def dialogue_source(config: TrainingConfig, paths: Sequence[Path]) -> MakeEpisod
     """
     dialogues = [dialogue for path in paths for dialogue in read_annotated(path)]
 
-    def make(rng: random.Random, step: int) -> list[Episode]:
+    def make(rng: random.Random, step: int, count: int) -> list[Episode]:
         phase = config.phase(step)
         episodes = (
             _dialogue_episode(rng, dialogue, rng.randint(*phase.sessions))
             for dialogue in rng.sample(dialogues, len(dialogues))
         )
         able = (episode for episode in episodes if episode.questions)
-        chosen = list(islice(able, phase.people))
+        chosen = list(islice(able, count))
         if not chosen:
             named = ", ".join(str(path) for path in paths)
             raise InvalidInput("dialogues", named, "state no fact that can be asked")
@@ -229,8 +228,9 @@ def swap_pairs(
     config: TrainingConfig, rng: random.Random, step: int
 ) -> tuple[list[Episode], list[Episode]]:
     """Fresh test people and, for each, another with the same kinds of facts and other values."""
-    own = people_source(config, Split.TEST)(rng, step)
-    chatter = rng.uniform(*config.phase(step).chatter)
+    phase = config.phase(step)
+    own = people_source(config, Split.TEST)(rng, step, phase.people)
+    chatter = rng.uniform(*phase.chatter)
     return own, [twin(rng, Split.TEST, episode, chatter=chatter) for episode in own]
 
 
@@ -239,11 +239,13 @@ def mixed(sources: Sequence[tuple[MakeEpisodes, float]]) -> MakeEpisodes:
     makers = [make for make, _ in sources]
     weights = [weight for _, weight in sources]
 
-    def make(rng: random.Random, step: int) -> list[Episode]:
-        people = [source(rng, step) for source in makers]
-        longest = max(len(some) for some in people)
-        drawn = rng.choices(range(len(makers)), weights, k=longest)
-        return [people[source][n % len(people[source])] for n, source in enumerate(drawn)]
+    def make(rng: random.Random, step: int, count: int) -> list[Episode]:
+        drawn = Counter(rng.choices(range(len(makers)), weights, k=count))
+        return [
+            episode
+            for source in sorted(drawn)
+            for episode in makers[source](rng, step, drawn[source])
+        ]
 
     return make
 
@@ -285,7 +287,7 @@ class _Row:
     is_value: list[bool]
 
 
-def _pack(people: list[list[_Row]], value_weight: float) -> Rows:
+def _pack(people: list[list[_Row]], config: TrainingConfig) -> Rows:
     used = [sum(len(row.prompt) + len(row.answer) - 1 for row in rows) for rows in people]
     shape = (len(people), _round_up(max(used)))
     ids = torch.zeros(shape, dtype=torch.int64)
@@ -308,7 +310,10 @@ def _pack(people: list[list[_Row]], value_weight: float) -> Rows:
             is_value[person, first:end] = torch.tensor(row.is_value)
             weights[person, first:end] = 1.0
             start = end
-    weights[is_value] = value_weight
+    weights[is_value] = config.value_weight
+    # The positions of a row's answer are neighbours, and before the first one is no value.
+    is_first = is_value & ~is_value.roll(1, dims=1)
+    weights[is_first] *= config.first_token_weight
     same = question.unsqueeze(2) == question.unsqueeze(1)  # [person token token]
     return Rows(
         spans=tuple(spans),

@@ -149,7 +149,9 @@ class Trainer:
         """
         path = self.directory / "checkpoint.pt"
         if not path.exists():
-            raise NotFound("checkpoint", str(path), "start the run with `memory train start`")
+            raise NotFound(
+                "checkpoint", str(path), "start the run with `memory train CONFIG --out DIR`"
+            )
         try:
             content = torch.load(path, weights_only=True)
             self.generator.load_state_dict(content["generator"])
@@ -168,7 +170,7 @@ class Trainer:
         begun = time.monotonic()
         rng = random.Random(f"{self.config.seed}-train-{self.step}")  # noqa: S311  # not security
         phase = self.config.phase(self.step)
-        episodes = self._make(rng, self.step)
+        episodes = self._make(rng, self.step, phase.people)
         asked_of_each = phase.people * phase.questions // len(episodes)
         batch = self._collator.batch(episodes, asked_of_each, rng)
         rate = self._learning_rate()

@@ -132,9 +132,10 @@ def test_training_starts_and_resumes(
 ) -> None:
     base = str(tiny_model_folder / "base")
     config = write_training(empty_home, base, steps=2)
-    assert run("train", "start", config, "--out", "run").out == "run/generator.safetensors\n"
+    assert run("train", "--out", "run", config).out == "run/generator.safetensors\n"
     load_generator(empty_home / "run" / "generator.safetensors")
-    assert "train resume" in run("train", "start", config, "--out", "run", code=5).error
+    for words in (["train"], ["train", "start"]):
+        assert "train resume" in run(*words, config, "--out", "run", code=5).error
     kept = json.loads((empty_home / "run" / "config.json").read_text())
     (empty_home / "run" / "config.json").write_text(json.dumps({**kept, "steps": 3}))
     run("train", "resume", "run")
@@ -148,16 +149,16 @@ def test_training_starts_and_resumes(
 def test_training_that_cannot_start_is_named(empty_home: Path) -> None:
     assert (
         "no training config named 'nothing'"
-        in run("train", "start", "nothing", "--out", "run", code=4).error
+        in run("train", "nothing", "--out", "run", code=4).error
     )
-    assert "memory train start" in run("train", "resume", "run", code=4).error
+    assert "memory train CONFIG --out DIR" in run("train", "resume", "run", code=4).error
     (empty_home / "bad.json").write_text("{}")
-    run("train", "start", "bad.json", "--out", "run", code=8)
+    run("train", "bad.json", "--out", "run", code=8)
     assert not (empty_home / "run").exists()
 
 
 def test_the_shipped_training_config_is_found_by_name(empty_home: Path) -> None:
-    outcome = run("train", "start", "smollm2-135m", "--out", "run", code=4)
+    outcome = run("train", "smollm2-135m", "--out", "run", code=4)
     assert "no base model named 'smollm2-135m-instruct'" in outcome.error
 
 

@@ -10,7 +10,15 @@ from memory_service.training.config import Phase, TrainingConfig, load_training_
 from tests.helpers.tiny_generator import tiny_config
 from tests.helpers.tiny_training import PHASE, tiny_training
 
-OPTIONAL = ("pool", "objectives", "drift_weight", "dialogues", "dialogue_share", "initial")
+OPTIONAL = (
+    "first_token_weight",
+    "pool",
+    "objectives",
+    "drift_weight",
+    "dialogues",
+    "dialogue_share",
+    "initial",
+)
 
 SHIPPED = sorted(
     Path(str(resources.files("memory_service.training"))).joinpath("configs").glob("*.json")
@@ -100,6 +108,7 @@ BAD = {
     "warmup_steps": [-1, "2", 0.5],
     "learning_rate": [0, -0.1, "fast", None, True, float("nan"), float("inf")],
     "value_weight": [0, -1, "3", float("nan")],
+    "first_token_weight": [0, -1, "2", None],
     "phases": [[], {}, "phases", None, [5], ["phase"], phase() + phase()],
     "dialogues": [5, "a", [5]],
     "pool": [0, "7", 1.5],

@@ -141,6 +141,19 @@ def test_value_mask_marks_the_value_exactly():
     assert set(made.weights[~made.is_value].tolist()) == {0.0, 1.0}
 
 
+def test_first_token_of_a_value_weighs_more():
+    made = Collator(BASE, tiny_training(first_token_weight=2.0)).batch(
+        [ANN, BOB], 2, random.Random(0)
+    )
+    for person in range(2):
+        for row in rows(made.asked, person):
+            weights = made.asked.weights[person, row]
+            value = weights[made.asked.is_value[person, row]].tolist()
+            assert len(value) > 1
+            assert value == [2 * CONFIG.value_weight] + [CONFIG.value_weight] * (len(value) - 1)
+            assert weights[~made.asked.is_value[person, row]].max() == 1
+
+
 @given(seed=st.integers(0, 10_000), split=st.sampled_from(Split))
 @settings(max_examples=20, deadline=None)
 def test_value_mask_marks_the_value_of_any_synthetic_question(seed, split):
@@ -257,34 +270,35 @@ def untold(episode: Episode) -> set[str]:
 
 def test_people_are_those_of_the_steps_phase():
     make = people_source(CONFIG, Split.TRAIN)
-    episodes = make(random.Random(0), 4)
-    assert len(episodes) == PHASE.people
+    episodes = make(random.Random(0), 4, 3)
+    assert len(episodes) == 3
     assert all(1 <= len(episode.questions) <= 2 for episode in episodes)
-    assert make(random.Random(0), 4) == episodes
-    assert make(random.Random(1), 4) != episodes
+    assert make(random.Random(0), 4, 3) == episodes
+    assert make(random.Random(1), 4, 3) != episodes
 
 
 def test_people_are_met_again():
     make = people_source(tiny_training(pool=3), Split.TRAIN)
-    met = [episode for seed in range(20) for episode in make(random.Random(seed), 0)]
+    met = [episode for seed in range(20) for episode in make(random.Random(seed), 0, 2)]
     assert len(set(met)) == 3
     fresh = people_source(tiny_training(pool=3), Split.TEST)
-    assert len({one for seed in range(20) for one in fresh(random.Random(seed), 0)}) == 40
+    assert len({one for seed in range(20) for one in fresh(random.Random(seed), 0, 2)}) == 40
 
 
 def test_every_session_has_a_fact():
     phase = replace(PHASE, facts=(1, 1), sessions=(3, 3))
-    (episode, *_) = people_source(tiny_training(phases=(phase,)), Split.TRAIN)(random.Random(0), 0)
+    make = people_source(tiny_training(phases=(phase,)), Split.TRAIN)
+    (episode,) = make(random.Random(0), 0, 1)
     assert len(episode.questions) == 3
 
 
 def test_phase_may_limit_the_kinds_of_facts():
-    phase = replace(PHASE, people=10, facts=(1, 3), kinds=3)
+    phase = replace(PHASE, facts=(1, 3), kinds=3)
     make = people_source(tiny_training(phases=(phase,)), Split.TRAIN)
     found = {
         one.kind
         for seed in range(3)
-        for episode in make(random.Random(seed), 0)
+        for episode in make(random.Random(seed), 0, 10)
         for one in episode.questions
     }
     assert len(found) == 3
@@ -319,9 +333,10 @@ def values(episode: Episode) -> set[str]:
 
 
 def test_dialogues_are_asked_about_their_facts(tmp_path):
-    config = tiny_training(phases=(replace(PHASE, people=6, sessions=(1, 2)),))
+    config = tiny_training(phases=(replace(PHASE, sessions=(1, 2)),))
     make = dialogue_source(config, [write_dialogues(tmp_path / "d.jsonl", 4)])
-    episodes = make(random.Random(0), 0)
+    assert len(make(random.Random(0), 0, 2)) == 2
+    episodes = make(random.Random(0), 0, 6)
     assert len(episodes) == 4
     for episode in episodes:
         assert episode.questions
@@ -336,9 +351,9 @@ def test_dialogues_without_facts_are_passed_over(tmp_path):
     path.write_text(path.read_text() + silent.read_text())
     make = dialogue_source(CONFIG, [path])
     for seed in range(5):
-        assert [bool(one.questions) for one in make(random.Random(seed), 0)] == [True]
+        assert [bool(one.questions) for one in make(random.Random(seed), 0, 2)] == [True]
     with pytest.raises(InvalidInput, match=r"^dialogues: state no fact"):
-        dialogue_source(CONFIG, [silent])(random.Random(0), 0)
+        dialogue_source(CONFIG, [silent])(random.Random(0), 0, 2)
 
 
 def test_missing_dialogues(tmp_path):
@@ -348,12 +363,31 @@ def test_missing_dialogues(tmp_path):
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, {"a"}), (1.0, {"b"}), (0.5, {"a", "b"})])
 def test_sources_are_mixed_by_their_share(share, expected):
-    sources = [(lambda rng, step: ["a"] * 3, 1 - share), (lambda rng, step: ["b"] * 2, share)]
-    make = mixed(sources)
+    make = mixed(
+        [(lambda rng, step, n: ["a"] * n, 1 - share), (lambda rng, step, n: ["b"] * n, share)]
+    )
     rng = random.Random(0)
-    drawn = [make(rng, step) for step in range(50)]
+    drawn = [make(rng, step, 4) for step in range(50)]
     assert {one for people in drawn for one in people} == expected
-    assert all(len(people) == 3 for people in drawn)
+    assert all(len(people) == 4 for people in drawn)
+    assert Counter(one for people in drawn for one in people)["b"] == pytest.approx(
+        200 * share, abs=25
+    )
+
+
+def test_nobody_is_made_and_then_dropped():
+    made = Counter()
+
+    def source(name):
+        def make(rng, step, count):
+            made[name] += count
+            return [name] * count
+
+        return make
+
+    make = mixed([(source("a"), 0.5), (source("b"), 0.5)])
+    people = [one for step in range(20) for one in make(random.Random(step), step, 6)]
+    assert Counter(people) == made
 
 
 def test_dialogues_come_with_the_questions_written_about_them(tmp_path):
@@ -363,15 +397,15 @@ def test_dialogues_come_with_the_questions_written_about_them(tmp_path):
     ]
     path = tmp_path / "d.jsonl"
     path.write_text(json.dumps({"id": "test_0", "split": "test", "sessions": said}) + "\n")
-    config = tiny_training(phases=(replace(PHASE, people=1, sessions=(2, 2)),))
+    config = tiny_training(phases=(replace(PHASE, sessions=(2, 2)),))
     make = dialogue_source(config, [path])
     for seed in range(10):
-        (episode,) = make(random.Random(seed), 0)
+        (episode,) = make(random.Random(seed), 0, 1)
         sessions = {
             int(turn.text.split()[1][0]) for turn in episode.turns if "Session" in turn.text
         }
         assert len(sessions) == 2
         assert all(one.kind == "written" and one.value in one.answer for one in episode.questions)
         assert all(turn.session == f"s{max(sessions) + 1}" for turn in episode.upcoming)
-    days = {turn.time for seed in range(10) for turn in make(random.Random(seed), 0)[0].turns}
+    days = {turn.time for seed in range(10) for turn in make(random.Random(seed), 0, 1)[0].turns}
     assert len(days) == 8  # the same dates whichever sessions are taken: chunks recur

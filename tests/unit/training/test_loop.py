@@ -370,8 +370,8 @@ def test_every_step_has_its_own_people(tmp_path):
     seen = []
     make = run._make
 
-    def watch(rng, step):
-        episodes = make(rng, step)
+    def watch(rng, step, count):
+        episodes = make(rng, step, count)
         seen.append([turn.text for episode in episodes for turn in episode.turns])
         return episodes
 
