@@ -41,10 +41,14 @@ def forget_turns(
     until: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only turns said before then.")
     ] = None,
+    matching: Annotated[
+        str | None,
+        typer.Option(metavar="WORDS", help="Only turns that `memory turns search` finds by them."),
+    ] = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Forget turns of USER for good: ids, a session, a time, or what is in all that is given.
+    """Forget turns of USER for good: by ids, session, time or words; all that is given must hold.
 
     Their text, what they did to the adapter and every earlier version of them go; the adapter that
     remains is that of a memory that never saw them. Prints a receipt.
@@ -56,6 +60,7 @@ def forget_turns(
         session=session,
         since=None if since is None else parse_time(since),
         until=None if until is None else parse_time(until),
+        matching=matching,
     )
     with opened_store(settings) as store:
         found = store.run(store.it.forget.find(memory_id, selection))

@@ -1,4 +1,4 @@
-"""`memory turns`: append and list; the others are in `forget.py` and `import_turns.py`."""
+"""`memory turns`: append, list and search; the others are in `forget.py`, `import_turns.py`."""
 
 import sys
 from typing import Annotated, cast
@@ -21,7 +21,7 @@ from memory_service.services.inspect import KeptTurn
 from memory_service.settings import Settings, read_settings
 
 app = typer.Typer(
-    help="Append turns to a memory, list them, and take them back.",
+    help="Append turns to a memory, list and search them, and take them back.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -120,18 +120,42 @@ def list_turns(
         output.show_json([_record(one) for one in kept])
         return
     output.show_table(
-        ["time (UTC)", "session", "role", "text", ""],
-        [
-            (
-                one.turn.time,
-                one.turn.session,
-                one.turn.role.value,
-                one.turn.text,
-                "pending" if one.is_pending else "set aside" if one.is_aside else "",
-            )
-            for one in kept
-        ],
+        ["time (UTC)", "session", "role", "text", ""], [_row(one)[1:] for one in kept]
     )
+
+
+@app.command("search")
+def search_turns(
+    user: User,
+    words: Annotated[
+        str,
+        typer.Argument(
+            metavar="WORDS",
+            help="All must be in a turn; '\"golden retriever\"' is a phrase, bisc* a beginning.",
+        ),
+    ],
+    before: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only turns older than this one.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most N turns.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Search the text of USER's turns, newest first.
+
+    Case does not matter, and words are not changed: "dogs" is found by "dogs" and by "dog*".
+    """
+    settings = read_settings()
+    memory_id = MemoryId(user, settings.tenant)
+    with opened_store(settings) as store:
+        found = store.run(store.it.inspect.search(memory_id, words, before=before, limit=limit))
+    if as_json:
+        output.show_json([_record(one) for one in found])
+    else:
+        output.show_table(
+            ["id", "time (UTC)", "session", "role", "text", ""], [_row(one) for one in found]
+        )
+    if len(found) == limit:
+        output.note(f"there may be more: --before {found[-1].turn.id}", style="dim")
 
 
 def _store_one(settings: Settings, memory_id: MemoryId, turn: Turn, *, is_dated: bool) -> Stored:
@@ -176,6 +200,12 @@ def _encode(settings: Settings, memory_id: MemoryId, stored: Stored) -> int:
         if not interrupts.received():
             output.note(told_pending(stored))
         raise
+
+
+def _row(kept: KeptTurn) -> tuple[object, ...]:
+    turn = kept.turn
+    state = "pending" if kept.is_pending else "set aside" if kept.is_aside else ""
+    return (turn.id, turn.time, turn.session, turn.role.value, turn.text, state)
 
 
 def _record(kept: KeptTurn) -> dict[str, object]:

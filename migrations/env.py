@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from memory_service.errors import ConfigurationError
 from memory_service.storage.migrate import on_database
-from memory_service.storage.tables import Base
+from memory_service.storage.tables import Base, is_declared
 
 URL_VARIABLE = "MEMORY_SERVICE_DATABASE_URL"
 
@@ -17,6 +17,7 @@ def run(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,  # carries the naming convention
+        include_name=lambda name, _kind, _parents: is_declared(name),
         render_as_batch=connection.dialect.name == "sqlite",  # SQLite alters by copying
     )
     with context.begin_transaction():

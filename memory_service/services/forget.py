@@ -9,6 +9,7 @@ from datetime import datetime
 
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Erased, Receipt, Removal
+from memory_service.domain.search import parse_search
 from memory_service.domain.turns import Turn
 from memory_service.errors import InvalidInput, NotFound
 from memory_service.services.contention import retried
@@ -20,23 +21,28 @@ from memory_service.services.ports import OpenUnit
 class Selection:
     """Which turns are meant: those that every given part is true of; `until` is not included.
 
+    `matching` is what `Inspect.search` finds turns by.
+
     Raises:
-        InvalidInput: nothing is given, or the times leave no room.
+        InvalidInput: nothing is given, the times leave no room, or there is no word to match.
     """
 
     turn_ids: frozenset[str] = frozenset()
     session: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    matching: str | None = None
 
     def __post_init__(self) -> None:
-        if not any((self.turn_ids, self.session, self.since, self.until)):
-            raise InvalidInput("turns", "", "say which: ids, a session, or times")
+        if self.matching is not None:
+            parse_search(self.matching)
+        elif not any((self.turn_ids, self.session, self.since, self.until)):
+            raise InvalidInput("turns", "", "say which: ids, a session, times, or words")
         if self.since is not None and self.until is not None and self.since >= self.until:
             raise InvalidInput("until", self.until.isoformat(), "must be after since")
 
     def holds(self, turn: Turn) -> bool:
-        """Whether the turn is one of those meant."""
+        """Whether the turn is one of those meant, as far as a turn alone tells: not by words."""
         return (
             (not self.turn_ids or turn.id in self.turn_ids)
             and (self.session is None or turn.session == self.session)
@@ -66,11 +72,15 @@ class Forget:
         """The kept turns that a selection means, in (time, id) order.
 
         Raises:
-            NotFound: there is no such user, or an id is not kept.
+            NotFound: there is no such user, or an id is not kept or not meant by the rest.
         """
         async with self._open_unit() as unit:
-            pages = turn_pages(unit, memory_id, selection.session)
-            found = [turn async for turn in pages if selection.holds(turn)]
+            if selection.matching is not None:
+                matching = await unit.memories.search(memory_id, parse_search(selection.matching))
+                found = [turn for turn in reversed(matching) if selection.holds(turn)]
+            else:
+                pages = turn_pages(unit, memory_id, selection.session)
+                found = [turn async for turn in pages if selection.holds(turn)]
         missing = selection.turn_ids - {turn.id for turn in found}
         if missing:
             raise NotFound("turn", min(missing), f"`memory turns list {memory_id.user}` tells ids")

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Head, StoredAdapter, StoredChunk, StoredSizes
+from memory_service.domain.search import parse_search
 from memory_service.domain.turns import Turn
+from memory_service.errors import NotFound
 from memory_service.services.ports import OpenUnit, UnitOfWork
 
 PAGE_TURNS = 500
@@ -91,13 +93,31 @@ class Inspect:
                 newest.append(turn)
         return [KeptTurn(turn, turn.id in pending, turn.id in aside) for turn in newest]
 
+    async def search(
+        self, memory_id: MemoryId, words: str, *, before: str | None = None, limit: int = 20
+    ) -> list[KeptTurn]:
+        """Kept turns that hold all words, newest first; the next page is `before` the last id.
+
+        `words` may hold "phrases" and beginnings (`bisc*`).
+
+        Raises:
+            NotFound: there is no such user, or no turn `before`.
+            InvalidInput: there is no word in `words`.
+        """
+        terms = parse_search(words)
+        async with self._open_unit() as unit:
+            pending = await unit.memories.pending_turn_ids(memory_id)
+            aside = await unit.memories.turns_set_aside(memory_id)
+            order = None
+            if before is not None:
+                order = (await _turn(unit, memory_id, before)).order
+            found = await unit.memories.search(memory_id, terms, before=order, limit=limit)
+        return [KeptTurn(turn, turn.id in pending, turn.id in aside) for turn in found]
+
     async def turns_by_id(self, memory_id: MemoryId, ids: Iterable[str]) -> dict[str, Turn]:
         """Those turns of a user that are still kept. Raises NotFound."""
-        wanted = set(ids)
         async with self._open_unit() as unit:
-            return {
-                turn.id: turn async for turn in turn_pages(unit, memory_id) if turn.id in wanted
-            }
+            return await unit.memories.turns_by_id(memory_id, ids)
 
     async def adapters(
         self, memory_id: MemoryId, *, before: int | None = None, limit: int = 100
@@ -152,6 +172,13 @@ async def _turn_ids(unit: UnitOfWork, memory_id: MemoryId, version: int) -> set[
         return set()
     recipe = await unit.memories.chunks(memory_id, version)
     return {turn_id for chunk in recipe for turn_id in chunk.turn_ids}
+
+
+async def _turn(unit: UnitOfWork, memory_id: MemoryId, turn_id: str) -> Turn:
+    found = await unit.memories.turns_by_id(memory_id, [turn_id])
+    if turn_id not in found:
+        raise NotFound("turn", turn_id, f"`memory turns list {memory_id.user}` tells ids")
+    return found[turn_id]
 
 
 async def turn_pages(

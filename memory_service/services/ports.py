@@ -6,7 +6,7 @@ without importing them; `bootstrap` joins them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -26,6 +26,7 @@ from memory_service.domain.records import (
     StoredSizes,
     StoredState,
 )
+from memory_service.domain.search import Term
 from memory_service.domain.turns import Turn
 
 if TYPE_CHECKING:  # listing turns must not wait for torch
@@ -91,10 +92,25 @@ class Memories(Protocol):
         """A user's turns in (time, id) order. Raises NotFound for an unknown user."""
         ...
 
+    async def turns_by_id(self, memory_id: MemoryId, turn_ids: Iterable[str]) -> dict[str, Turn]:
+        """Those of the turns that are kept. Raises NotFound for an unknown user."""
+        ...
+
     async def latest_turns(
         self, memory_id: MemoryId, *, session: str | None = None, limit: int
     ) -> list[Turn]:
         """The newest turns of a user or session, in (time, id) order. Raises NotFound."""
+        ...
+
+    async def search(
+        self,
+        memory_id: MemoryId,
+        terms: Sequence[Term],
+        *,
+        before: tuple[datetime, str] | None = None,
+        limit: int | None = None,
+    ) -> list[Turn]:
+        """Turns that hold all terms, newest first. Raises NotFound for an unknown user."""
         ...
 
     async def pending_memories(self) -> list[MemoryId]:

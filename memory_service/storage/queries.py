@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import StoredChunk
+from memory_service.domain.turns import Role, Turn
 from memory_service.errors import NotFound, StateConflict
 from memory_service.storage.tables import Base, ChunkRow, SessionRow, TenantRow, TurnRow, UserRow
 from memory_service.storage.transaction import Transaction
@@ -99,6 +100,21 @@ def user_row(memory_id: MemoryId) -> Select[int, int]:
         .join(TenantRow, TenantRow.id == UserRow.tenant_id)
         .where(*is_user(memory_id))
     )
+
+
+def turns_where(*conditions: ColumnElement[bool]) -> Select[str, str, str, datetime, str]:
+    """The query for turns in (time, id) order; `as_turn` reads its rows."""
+    return (
+        select(SessionRow.name, TurnRow.role, TurnRow.text, TurnRow.time, TurnRow.turn_id)
+        .join(SessionRow, SessionRow.id == TurnRow.session_id)
+        .where(*conditions)
+        .order_by(TurnRow.time, TurnRow.turn_id)
+    )
+
+
+def as_turn(session: str, role: str, text: str, time: datetime, turn_id: str) -> Turn:
+    """A row of `turns_where`."""
+    return Turn(session=session, role=Role(role), text=text, time=time, id=turn_id)
 
 
 def total(column: Any) -> Select[int]:

@@ -3,8 +3,8 @@
 from sqlalchemy import func, or_, select
 
 from memory_service.domain.memory import MemoryId
-from memory_service.domain.turns import Role, Turn
-from memory_service.storage.queries import PENDING, Queries
+from memory_service.domain.turns import Turn
+from memory_service.storage.queries import PENDING, Queries, as_turn, turns_where
 from memory_service.storage.tables import ChunkRow, SessionRow, TenantRow, TurnRow, UserRow
 
 
@@ -27,16 +27,12 @@ class Recent(Queries):
                 return []
             owner = TurnRow.session_id == found[session][0]
         rows = await self._transaction.read(
-            select(SessionRow.name, TurnRow.role, TurnRow.text, TurnRow.time, TurnRow.turn_id)
-            .join(SessionRow, SessionRow.id == TurnRow.session_id)
-            .where(owner)
+            turns_where(owner)
+            .order_by(None)
             .order_by(TurnRow.time.desc(), TurnRow.turn_id.desc())
             .limit(limit)
         )
-        return [
-            Turn(session=name, role=Role(role), text=text, time=time, id=turn_id)
-            for name, role, text, time, turn_id in reversed(rows)
-        ]
+        return [as_turn(*row) for row in reversed(rows)]
 
     async def pending_memories(self) -> list[MemoryId]:
         """Everybody with turns that are not encoded yet, of all tenants."""

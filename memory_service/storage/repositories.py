@@ -18,7 +18,7 @@ from sqlalchemy import (
 
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Arrival, Head, PendingSession, StoredChunk
-from memory_service.domain.turns import Role, Turn
+from memory_service.domain.turns import Turn
 from memory_service.errors import NotFound, StateConflict
 from memory_service.storage.erasure import Erasure
 from memory_service.storage.queries import (
@@ -26,12 +26,15 @@ from memory_service.storage.queries import (
     CURRENT,
     PENDING,
     TABLES,
+    as_turn,
     batches,
     is_user,
     now,
     total,
+    turns_where,
 )
 from memory_service.storage.recent import Recent
+from memory_service.storage.search import Search
 from memory_service.storage.tables import (
     SessionRow,
     TenantRow,
@@ -41,7 +44,7 @@ from memory_service.storage.tables import (
 from memory_service.storage.versions import Versions
 
 
-class Memories(Recent, Versions, Erasure):
+class Memories(Recent, Search, Versions, Erasure):
     """The queries of one transaction (`services.ports.Memories`)."""
 
     async def add_turns(self, memory_id: MemoryId, turns: Sequence[Turn]) -> list[Arrival]:
@@ -93,10 +96,18 @@ class Memories(Recent, Versions, Erasure):
             if session not in found:
                 return []
             owner = TurnRow.session_id == found[session][0]
-        query = _turns_where(owner).limit(limit)
+        query = turns_where(owner).limit(limit)
         if after is not None:
             query = query.where(tuple_(TurnRow.time, TurnRow.turn_id) > after)
-        return [_turn(*row) for row in await self._transaction.read(query)]
+        return [as_turn(*row) for row in await self._transaction.read(query)]
+
+    async def turns_by_id(self, memory_id: MemoryId, turn_ids: Iterable[str]) -> dict[str, Turn]:
+        """Those of the turns that are kept.
+
+        Raises:
+            NotFound: the user is unknown.
+        """
+        return await self._turns_by_id((await self._find(memory_id))[0], set(turn_ids))
 
     async def pending_turn_ids(self, memory_id: MemoryId) -> set[str]:
         """Turns that the state does not hold yet.
@@ -217,8 +228,8 @@ class Memories(Recent, Versions, Erasure):
         turns: dict[str, list[Turn]] = defaultdict(list)
         chunks: dict[str, list[StoredChunk]] = defaultdict(list)
         if sessions:
-            for row in await self._transaction.read(_turns_where(*conditions, ACTIVE)):
-                turns[row.name].append(_turn(*row))
+            for row in await self._transaction.read(turns_where(*conditions, ACTIVE)):
+                turns[row.name].append(as_turn(*row))
             for chunk in await self._chunks(sessions[0].user_id, CURRENT, *conditions):
                 chunks[chunk.session].append(chunk)
         return [
@@ -248,9 +259,9 @@ class Memories(Recent, Versions, Erasure):
     async def _turns_by_id(self, user_id: int, turn_ids: Iterable[str]) -> dict[str, Turn]:
         found = {}
         for batch in batches(turn_ids):
-            query = _turns_where(TurnRow.user_id == user_id).where(TurnRow.turn_id.in_(batch))
+            query = turns_where(TurnRow.user_id == user_id).where(TurnRow.turn_id.in_(batch))
             for row in await self._transaction.read(query):
-                found[row.turn_id] = _turn(*row)
+                found[row.turn_id] = as_turn(*row)
         return found
 
     async def _insert_turns(self, user_id: int, turns: Sequence[Turn]) -> None:
@@ -316,19 +327,6 @@ def _head(
     tenant: str, name: str, version: int, created_at: datetime, turns: int, pending: int
 ) -> Head:
     return Head(MemoryId(name, tenant), version, created_at, int(turns), int(pending))
-
-
-def _turns_where(*conditions: ColumnElement[bool]) -> Select[str, str, str, datetime, str]:
-    return (
-        select(SessionRow.name, TurnRow.role, TurnRow.text, TurnRow.time, TurnRow.turn_id)
-        .join(SessionRow, SessionRow.id == TurnRow.session_id)
-        .where(*conditions)
-        .order_by(TurnRow.time, TurnRow.turn_id)
-    )
-
-
-def _turn(session: str, role: str, text: str, time: datetime, turn_id: str) -> Turn:
-    return Turn(session=session, role=Role(role), text=text, time=time, id=turn_id)
 
 
 def _turn_conflict(earlier: Turn, turn: Turn) -> StateConflict:

@@ -14,6 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from memory_service.storage.engine import Purpose, describe, transaction_options
 from memory_service.storage.failures import translated
 
+MERGE_WORDS = "INSERT INTO turn_words(turn_words) VALUES ('optimize')"
+"""Write the search index anew. Deleting only marks a word as gone from a turn, there too."""
+
 Ts = TypeVarTuple("Ts")
 _Answer = TypeVar("_Answer")
 
@@ -30,6 +33,7 @@ class Transaction:
         self.place = describe(engine.url)
         self._engine = engine
         self._backend = engine.dialect.name
+        self.is_sqlite = self._backend == "sqlite"
         self._session = sessions()
         self._purpose: Purpose | None = None
         self._erased = False
@@ -71,7 +75,10 @@ class Transaction:
         await self.write(insert)
 
     def erase_at_commit(self) -> None:
-        """Also wipe what was deleted from SQLite's write-ahead log once it is committed."""
+        """Also wipe what was deleted from SQLite's search index and write-ahead log.
+
+        PostgreSQL has its own ways: see decision 6.
+        """
         self._erased = True
 
     async def commit(self) -> None:
@@ -95,11 +102,14 @@ class Transaction:
         self._purpose = purpose
 
     async def _commit(self) -> None:
+        is_wiped = self._erased and self.is_sqlite
+        if is_wiped:
+            await self._session.execute(text(MERGE_WORDS))
         await self._session.commit()
         self._purpose = None
-        if self._erased and self._backend == "sqlite":
-            await self._truncate_log()
         self._erased = False
+        if is_wiped:
+            await self._truncate_log()
 
     async def _truncate_log(self) -> None:
         """Copy the log into the file and empty it: it still holds the pages before the deletion.

@@ -54,6 +54,20 @@ def test_a_session_and_a_time(ann: Path) -> None:
     assert kept() == ["a"]
 
 
+def test_what_matches_words(ann: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("turns", "forget", "ann", "--matching", "secret dog", "--yes", code=4)
+    run("turns", "forget", "ann", "--matching", "Rex", "--session", "default", "--yes", code=4)
+    assert "must hold a word" in run("turns", "forget", "ann", "--matching", "-", code=3).error
+    monkeypatch.setattr(output, "can_ask", lambda: True)
+    monkeypatch.setattr(output, "confirm", lambda question: "Forget 1 turn of ann" in question)
+    shown = run("turns", "forget", "ann", "--matching", "SECRET xylo*").out
+    assert "my secret word is xylophone" in shown
+    assert "exact to the last bit" in shown
+    assert kept() == ["b", "c"]
+    assert run("turns", "search", "ann", "secret", "--json").json == []
+    assert "xylophone" not in contents_of(ann)
+
+
 def test_appending_a_forgotten_id_again_says_so(ann: Path) -> None:
     run("turns", "forget", "ann", "a", "--yes")
     again = run("turns", "append", "ann", stdin="".join(json.dumps(turn) + "\n" for turn in TURNS))

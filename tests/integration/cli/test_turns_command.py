@@ -207,3 +207,24 @@ def test_a_corrupted_database_is_left_as_it_is(home: Path) -> None:
     assert "is not a SQLite database, or is damaged" in run("turns", "list", "ann", code=9).error
     run("turns", "append", "ann", "hi", code=9)
     assert (home / "memory.db").read_bytes() == damage
+
+
+def test_search_shows_the_newest_first_and_the_way_to_more(home: Path) -> None:
+    data = lines(
+        {"text": "My dog is Biscuit", "id": "a", "time": "2026-03-01"},
+        {"text": "The DOG likes biscuits", "id": "b", "time": "2026-03-02", "session": "s2"},
+        {"text": "I have a cat", "id": "c", "time": "2026-03-03"},
+    )
+    run("turns", "append", "ann", stdin=data)
+    found = run("turns", "search", "ann", "dog bisc*", "--json").json
+    assert [turn["id"] for turn in found] == ["b", "a"]
+    assert found[0]["session"] == "s2"
+    shown = run("turns", "search", "ann", "dog", "--limit", "1")
+    assert "b   2026-03-02 00:00:00  s2       user  The DOG likes biscuits" in shown.out
+    assert "--before b" in shown.err
+    rest = run("turns", "search", "ann", "dog", "--before", "b", "--json").json
+    assert [turn["id"] for turn in rest] == ["a"]
+    assert run("turns", "search", "ann", "horse", "--json").json == []
+    assert "words: must hold a word" in run("turns", "search", "ann", "?!", code=3).error
+    run("turns", "search", "bob", "dog", code=4)
+    run("turns", "search", "ann", "dog", "--before", "x", code=4)

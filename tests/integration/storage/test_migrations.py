@@ -15,22 +15,27 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 
+from memory_service.domain.search import parse_search
 from memory_service.errors import ConfigurationError
 from memory_service.storage.engine import create_engine
 from memory_service.storage.migrate import current, downgrade, on_database, upgrade
-from memory_service.storage.tables import Base
+from memory_service.storage.tables import Base, is_declared
 from memory_service.storage.unit_of_work import unit_factory
 from tests.integration.storage.records import ANN, change, chunk, revisions, turn
 
-HEAD = "0003"
+HEAD = "0004"
 
 
 def tables(url: str) -> set[str]:
-    return set(on_database(url, lambda connection: inspect(connection).get_table_names()))
+    """All but those that hold SQLite's search index."""
+    names = on_database(url, lambda connection: inspect(connection).get_table_names())
+    return set(filter(is_declared, names))
 
 
 def differences(connection: Connection) -> Sequence[Any]:
-    return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
+    options = {"include_name": lambda name, *_: is_declared(name)}
+    context = MigrationContext.configure(connection, opts=options)
+    return list(compare_metadata(context, Base.metadata))
 
 
 async def remember(url: str) -> None:
@@ -55,7 +60,8 @@ def test_up_down_and_up_again_with_rows(empty_database_url: str) -> None:
     rows = on_database(url, lambda on: on.scalar(text("SELECT count(*) FROM adapters")))
     assert rows == 1
     downgrade(url, "base")
-    assert tables(url) == {"alembic_version"}
+    names = on_database(url, lambda connection: inspect(connection).get_table_names())
+    assert names == ["alembic_version"]
     assert current(url) == (None, HEAD)
     upgrade(url)
     asyncio.run(remember(url))
@@ -78,6 +84,28 @@ def test_back_from_the_ledger_and_up_again_keeps_turns(empty_database_url: str) 
     counted = "SELECT turns, revision - encoded_revision FROM sessions"
     assert on_database(url, lambda on: tuple(on.execute(text(counted)).one())) == (1, 1)
     assert on_database(url, lambda on: on.scalar(text("SELECT count(*) FROM turns"))) == 1
+    assert on_database(url, differences) == []
+
+
+def test_turns_kept_before_there_was_a_search_are_found(empty_database_url: str) -> None:
+    url = empty_database_url
+
+    async def found() -> list[str]:
+        engine = create_engine(url)
+        async with unit_factory(engine)() as unit:
+            turns = await unit.memories.search(ANN, parse_search("says"))
+        await engine.dispose()
+        return [one.id for one in turns]
+
+    upgrade(url)
+    asyncio.run(remember(url))
+    chunks = "SELECT count(*) FROM chunks"
+    for _ in range(2):
+        downgrade(url, "0003")
+        assert on_database(url, lambda on: on.scalar(text("SELECT count(*) FROM turns"))) == 1
+        upgrade(url)
+        assert asyncio.run(found()) == [turn(1).id]
+    assert on_database(url, lambda on: on.scalar(text(chunks))) == 1
     assert on_database(url, differences) == []
 
 
