@@ -135,6 +135,7 @@ def build_app() -> typer.Typer:
         keys,
         models,
         serve,
+        tenants,
         train,
         turns,
         users,
@@ -160,6 +161,7 @@ def build_app() -> typer.Typer:
     app.command("serve")(serve.serve)
     app.add_typer(keys.app, name="keys")
     app.add_typer(users.app, name="users")
+    app.add_typer(tenants.app, name="tenants")
     app.command("history")(versions.history)
     app.command("rollback")(versions.rollback)
     app.add_typer(adapters.app, name="adapters")

@@ -3,7 +3,8 @@
 `forget_turns` is the way that keeps the adapter; it needs the model.
 """
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,6 +16,12 @@ from memory_service.errors import InvalidInput, NotFound
 from memory_service.services.contention import retried
 from memory_service.services.inspect import turn_pages
 from memory_service.services.ports import OpenUnit
+
+USERS_AT_ONCE = 50
+"""Users of a tenant that are deleted in one transaction."""
+
+Report = Callable[[int], None]
+"""Called with users deleted so far."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,34 @@ class Forget:
             deleted = await unit.memories.delete_user(memory_id)
             await unit.commit()
         return deleted
+
+    async def tenant(self, tenant: str, report: Report | None = None) -> Mapping[str, int]:
+        """Delete a tenant: its keys, then all its users; how many rows of each kind went.
+
+        Users go some at a time, so that other tenants' writers do not wait for all of them. Where
+        this is interrupted, calling it again deletes the rest.
+
+        Raises:
+            NotFound: there is no such tenant.
+        """
+        deleted: Counter[str] = Counter()
+        async with self._open_unit() as unit:
+            keys = await unit.keys.delete_all(tenant)
+            await unit.commit()
+        users = 0
+        while True:
+            async with self._open_unit() as unit:
+                heads = await unit.memories.heads(tenant, limit=USERS_AT_ONCE)
+                for head in heads:
+                    deleted.update(await unit.memories.delete_user(head.memory_id))
+                if not heads:
+                    await unit.memories.delete_tenant(tenant)
+                await unit.commit()
+            if not heads:
+                return {"users": users, "keys": keys, **deleted}
+            users += len(heads)
+            if report is not None:
+                report(users)
 
     async def find(self, memory_id: MemoryId, selection: Selection) -> list[Turn]:
         """The kept turns that a selection means, in (time, id) order.

@@ -73,6 +73,17 @@ class Inspect:
         async with self._open_unit() as unit:
             return await unit.memories.heads(tenant, after=after, limit=limit)
 
+    async def tenant_size(self, tenant: str) -> tuple[int, int]:
+        """How many users a tenant has, and how many turns they have together."""
+        users = turns = 0
+        after = ""
+        async with self._open_unit() as unit:
+            while heads := await unit.memories.heads(tenant, after=after):
+                users += len(heads)
+                turns += sum(head.turns for head in heads)
+                after = heads[-1].memory_id.user
+        return users, turns
+
     async def user(self, memory_id: MemoryId) -> Overview:
         """One user's memory. Raises NotFound."""
         async with self._open_unit() as unit:

@@ -203,6 +203,10 @@ class Memories(Protocol):
         """Delete everything of a user; returns how many rows of each kind went. Raises NotFound."""
         ...
 
+    async def delete_tenant(self, tenant: str) -> None:
+        """Delete a tenant, and with it what is left below it."""
+        ...
+
 
 class ApiKeys(Protocol):
     """Every query about API keys."""
@@ -225,6 +229,10 @@ class ApiKeys(Protocol):
 
     async def revoke(self, key_id: str) -> None:
         """End a key. Raises NotFound."""
+        ...
+
+    async def delete_all(self, tenant: str) -> int:
+        """Delete a tenant's keys; how many there were. Raises NotFound for an unknown tenant."""
         ...
 
 

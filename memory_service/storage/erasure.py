@@ -16,6 +16,7 @@ from memory_service.storage.tables import (
     ChunkRow,
     SessionRow,
     StateRow,
+    TenantRow,
     TombstoneRow,
     TurnRow,
     UserRow,
@@ -82,6 +83,11 @@ class Erasure(Queries):
         self._transaction.erase_at_commit()
         kinds = ("turns", "sessions", "chunks", "versions", "states", "adapters", "tombstones")
         return {kind: counts[kind] for kind in kinds}
+
+    async def delete_tenant(self, tenant: str) -> None:
+        """Delete a tenant, and with it what is left below it."""
+        await self._transaction.write(delete(TenantRow).where(TenantRow.name == tenant))
+        self._transaction.erase_at_commit()
 
     async def _forgotten(self, user_id: int, turn_ids: Collection[str]) -> set[str]:
         """Those of the ids that have a tombstone."""

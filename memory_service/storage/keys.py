@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import Select, insert, select, update
+from sqlalchemy import Select, delete, insert, select, update
 
 from memory_service.domain.keys import ApiKey, Scope
 from memory_service.errors import NotFound
@@ -64,6 +64,18 @@ class Keys:
             .where(TABLES["api_keys"].c.revoked_at.is_(None))
             .values(revoked_at=now())
         )
+
+    async def delete_all(self, tenant: str) -> int:
+        """Delete a tenant's keys; how many there were.
+
+        Raises:
+            NotFound: there is no such tenant.
+        """
+        rows = await self._transaction.read(select(TenantRow.id).where(TenantRow.name == tenant))
+        if not rows:
+            raise NotFound("tenant", tenant)
+        keys = delete(TABLES["api_keys"]).where(TABLES["api_keys"].c.tenant_id == rows[0].id)
+        return await self._transaction.write(keys)
 
 
 def _keys() -> Select[str, str, str, str, datetime, datetime | None]:

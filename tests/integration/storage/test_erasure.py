@@ -13,6 +13,7 @@ from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Arrival, Erased, StoredChunk
 from memory_service.domain.turns import Turn
 from memory_service.errors import NotFound, StateConflict
+from memory_service.services.forget import Forget
 from memory_service.storage.engine import create_engine
 from memory_service.storage.unit_of_work import UnitOfWork, unit_factory
 from tests.helpers.databases import contents_of
@@ -256,3 +257,19 @@ async def test_erased_words_are_in_no_file(sqlite_path: Path) -> None:
     assert not [number for number in gone if turn(number).id in left]
     assert not [part.digest for part in parts[:60] if part.digest in left]
     assert all(f"secret{number:03}x" in left for number in numbers[60:])
+
+
+async def test_a_tenant_goes_with_its_users_and_keys(
+    open_unit: OpenUnit, engine: AsyncEngine
+) -> None:
+    other = MemoryId("ann", "other")
+    for memory_id in (ANN, BOB, other):
+        await make_version(open_unit, turn(0), appeared=[chunk(0)], memory_id=memory_id)
+    deleted = await Forget(open_unit).tenant("acme")
+    assert (deleted["users"], deleted["keys"]) == (2, 0)
+    assert (deleted["turns"], deleted["states"], deleted["adapters"]) == (2, 2, 2)
+    async with engine.connect() as connection:
+        assert (await connection.scalars(text("SELECT name FROM tenants"))).all() == ["other"]
+        assert (await connection.scalars(text("SELECT count(*) FROM turns"))).all() == [1]
+    with pytest.raises(NotFound, match="acme"):
+        await Forget(open_unit).tenant("acme")
