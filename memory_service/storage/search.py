@@ -7,7 +7,17 @@ SQLite, an expression index on PostgreSQL. For people, not for prompts.
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, TextClause, bindparam, column, select, table, text, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    TextClause,
+    bindparam,
+    column,
+    literal_column,
+    select,
+    table,
+    text,
+    tuple_,
+)
 
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.search import Term
@@ -47,7 +57,7 @@ class Search(Queries):
         """
         user_id, _ = await self._find(memory_id)
         query = (
-            turns_where(TurnRow.user_id == user_id)
+            turns_where(self._owner() == user_id)
             .where(self._hold(user_id, terms))
             .order_by(None)
             .order_by(TurnRow.time.desc(), TurnRow.turn_id.desc())
@@ -56,6 +66,12 @@ class Search(Queries):
         if before is not None:
             query = query.where(tuple_(TurnRow.time, TurnRow.turn_id) < before)
         return [as_turn(*row) for row in await self._transaction.read(query)]
+
+    def _owner(self) -> ColumnElement[int]:
+        """Whose a turn is. The plus makes SQLite begin with what it found, not with all turns."""
+        if self._transaction.is_sqlite:
+            return literal_column("+turns.user_id")
+        return TurnRow.user_id.expression
 
     def _hold(self, user_id: int, terms: Sequence[Term]) -> ColumnElement[bool] | TextClause:
         if self._transaction.is_sqlite:
