@@ -6,7 +6,7 @@ base model and the generator.
 
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,7 @@ from memory_service.services.append import Append
 from memory_service.services.forget import Forget
 from memory_service.services.inspect import Inspect
 from memory_service.services.keys import Keys
-from memory_service.services.ports import OpenUnit
+from memory_service.services.ports import Backend, OpenUnit
 from memory_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -241,11 +241,14 @@ async def open_service(
         watch,
     )
     try:
-        async with open_store(settings) as store:
+        async with open_store(settings) as store, AsyncExitStack() as stack:
             cache = AdapterCache(settings.adapter_cache_mb * 1_000_000)
             recall = Recall(store.open_unit, encoder, cache)
             remember = Remember(store.open_unit, encoder, compute)
-            chat = Chat(recall, engine)
+            backend = await stack.enter_async_context(
+                _answering(settings, inference, compute, engine)
+            )
+            chat = Chat(recall, backend)
             queue = EncodeQueue(store.open_unit, remember)
             amend = Amend(store.open_unit, encoder, compute, remember)
             yield Service(
@@ -279,6 +282,37 @@ async def open_service(
     finally:
         await engine.drain(0)
         compute.close()
+
+
+@asynccontextmanager
+async def _answering(
+    settings: Settings, inference: Inference, compute: "Compute", engine: "Engine"
+) -> AsyncIterator[Backend]:
+    """What makes the answers: the engine of this process, or the one elsewhere."""
+    if settings.engine_url is None:
+        yield engine
+        return
+    from memory_service.inference.litellm import RemoteBackend
+    from memory_service.inference.remote_adapters import EngineAddress, RemoteAdapters
+
+    key = settings.engine_key
+    address = EngineAddress(
+        settings.engine_url.rstrip("/"), None if key is None else key.get_secret_value()
+    )
+    adapters = RemoteAdapters(
+        inference.generator,
+        inference.base_model_name,
+        address,
+        settings.engine_folder,
+        compute.run,
+        settings.engine_adapters,
+    )
+    await adapters.start()
+    backend = RemoteBackend(adapters, inference.tokens, address, settings.deadline_s)
+    try:
+        yield backend
+    finally:
+        await backend.stop()
 
 
 def adapter_strength(settings: Settings, adapter: "StoredAdapter") -> "Strength | None":

@@ -77,6 +77,21 @@ class Settings(BaseSettings):
     adapter_cache_mb: int = Field(
         default=256, ge=0, description="Megabytes of adapters kept in memory between requests"
     )
+    engine_url: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="Engine elsewhere that makes the answers (vLLM), as http://HOST:8000/v1; "
+        "unset answers in this process",
+    )
+    engine_key: SecretStr | None = Field(default=None, description="API key of that engine")
+    engine_folder: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_cache_dir(APP_NAME)) / "engine",
+        description="Where adapters are written for that engine, which must see it under the same "
+        "path; of one process only",
+    )
+    engine_adapters: int = Field(
+        default=16, ge=1, description="Adapters that engine keeps loaded at the same time"
+    )
     log_format: str = Field(
         default="console", pattern="^(console|json)$", description="console or json, to stderr"
     )

@@ -5,6 +5,7 @@ stored adapter is only the r x r read-outs; a LoRA repeats A_q and B for every u
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,28 +21,43 @@ from memory_service.generator.state import from_grid
 def lora_factors(
     generator: Generator, state: Int64[Tensor, "layer key column"]
 ) -> list[tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]]:
-    """One (A, B) pair per adapted module, to be applied with the generator's scale.
+    """The LoRA of a state.
 
     svd: A = U_R^T A_q and B = B V_R, rank R. ridge: A = A_q and B = B N^T, rank r.
 
     Raises:
         NumericalError: the state cannot be read out.
     """
+    if isinstance(generator.readout, SvdReadOut):
+        return lora_of_readouts(
+            generator, from_grid(state, generator.config.encoding.grid_exponent)
+        )
+    return lora_of_readouts(generator, generator.read_out(state))
+
+
+def lora_of_readouts(
+    generator: Generator, readouts: Float[Tensor, "layer key value"]
+) -> list[tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]]:
+    """The LoRA of read-outs, for when their state is not at hand.
+
+    The singular directions of svd's read-out are those that it kept of the state.
+
+    Raises:
+        NumericalError: the read-outs have no singular directions.
+    """
     readout = generator.readout
     with torch.no_grad():
         if isinstance(readout, SvdReadOut):
-            value = from_grid(state, generator.config.encoding.grid_exponent)
-            lefts, rights = readout.factors(value.to(generator.norm.device))
+            lefts, rights = readout.factors(readouts.to(generator.norm.device))
             return [
                 (left.T @ a_q.float(), b.float() @ right.T)
                 for left, right, a_q, b in zip(
                     lefts, rights, generator.a_q, generator.b, strict=True
                 )
             ]
-        matrices = generator.read_out(state).float()
         return [
             (a_q.float().clone(), b.float() @ matrix.T)
-            for matrix, a_q, b in zip(matrices, generator.a_q, generator.b, strict=True)
+            for matrix, a_q, b in zip(readouts.float(), generator.a_q, generator.b, strict=True)
         ]
 
 
@@ -54,13 +70,27 @@ def export_peft(
 ) -> None:
     """Write a state's adapter as a LoRA that peft and vLLM load.
 
-    peft scales by `lora_alpha / r`, so `lora_alpha` is scale * rank here.
-
     Raises:
         NumericalError: the state cannot be read out.
         OSError: the directory cannot be written.
     """
-    factors = lora_factors(generator, state)
+    write_peft(generator, lora_factors(generator, state), directory, base_model_name, dtype)
+
+
+def write_peft(
+    generator: Generator,
+    factors: Sequence[tuple[Tensor, Tensor]],
+    directory: Path,
+    base_model_name: str,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write one (A, B) pair per adapted module as a LoRA that peft and vLLM load.
+
+    peft scales by `lora_alpha / r`, so `lora_alpha` is scale * rank here.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
     config = generator.config
     rank = factors[0][0].shape[0]
     tensors = {}

@@ -11,6 +11,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 
 EXPECTED = {
+    "litellm_provider.py": ["model: memory/", "What is my dog called?", "prompt tokens"],
     "quickstart.py": ["remembered 3 turns as ana@1", "What is my dog called?", "prompt tokens"],
     "follow_one_turn.py": [
         "turn memory_service.domain.turns user: My dog is called Biscuit",
