@@ -303,7 +303,7 @@ class _Reading:
         self.making.cancel()
 
 
-class MemoryProvider(CustomLLM):
+class MemoryProvider(CustomLLM):  # type: ignore[misc]  # litellm is untyped here
     """Answers litellm's `memory/<base model>`: completion and acompletion, streaming or not.
 
     The service runs on the event loop of `portal`; callers may be on any thread or loop. `user`
@@ -347,11 +347,15 @@ class MemoryProvider(CustomLLM):
     async def _apieces(self, call: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
         loop = asyncio.get_running_loop()
         came: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+
+        def put(piece: Piece | BaseException) -> None:
+            loop.call_soon_threadsafe(came.put_nowait, piece)
+
         reading = _Reading(
             self._portal,
             self._answer,
             _request(call),
-            lambda piece: loop.call_soon_threadsafe(came.put_nowait, piece) and None,
+            put,
         )
         piece: Piece = ""
         try:
@@ -380,7 +384,9 @@ def _request(call: Mapping[str, Any]) -> dict[str, Any]:
 
     litellm takes `user` out of the options of providers it does not know, and keeps it beside.
     """
-    request = {"model": call["model"], "messages": call["messages"]} | call["optional_params"]
+    request: dict[str, Any] = {"model": call["model"], "messages": call["messages"]} | call[
+        "optional_params"
+    ]
     user = call["logging_obj"].model_call_details.get("user")
     return request if user is None else {"user": user} | request
 
@@ -395,12 +401,12 @@ def _response(response: ModelResponse, answer: Piece) -> ModelResponse:
 
 
 def _chunk(piece: Piece) -> GenericStreamingChunk:
-    is_last = isinstance(piece, Generation)
+    last = piece if isinstance(piece, Generation) else None
     return GenericStreamingChunk(
-        text="" if is_last else piece,
-        is_finished=is_last,
-        finish_reason=piece.ending.value if is_last else "",
-        usage=_usage(piece) if is_last else None,
+        text=piece if isinstance(piece, str) else "",
+        is_finished=last is not None,
+        finish_reason=last.ending.value if last else "",
+        usage=_usage(last) if last else None,
         index=0,
         tool_use=None,
     )
