@@ -78,7 +78,13 @@ def _train(config_path: Path, directory: Path, *, resume: bool) -> None:
         if resume:
             trainer.restore()
     with output.training(config.steps) as show:
-        finished = trainer.run(lambda progress: show(progress.step, _numbers(progress)))
+
+        def report(progress: "Progress") -> None:
+            show(progress.step, _numbers(progress))
+            for sample in progress.samples:
+                output.note(f"  {sample.question}  [{sample.value}]  {sample.said}", "dim")
+
+        finished = trainer.run(report)
     if not finished:
         stopped = (
             f"stopped at step {trainer.step:,} of {config.steps:,}; "
@@ -94,6 +100,8 @@ def _numbers(progress: "Progress") -> dict[str, float]:
     numbers = {"loss": progress.loss}
     if progress.own_nll is not None and progress.swap_gap is not None:
         numbers |= {"own": progress.own_nll, "swap gap": progress.swap_gap}
+    if progress.own_recalled is not None:
+        numbers["recall"] = progress.own_recalled
     return numbers
 
 

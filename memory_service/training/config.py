@@ -68,9 +68,10 @@ class TrainingConfig:
     An answer's token weighs 1 in the loss, one that carries a fact `value_weight`, and the first of
     those `first_token_weight` times that: what follows it is easier (docs/decisions/0011).
     `objectives` weighs what is asked (`training/objectives.py`); `drift_weight` is the weight, in
-    the loss, of changing what has nothing to do with the person. `pool` is how many synthetic
-    people a phase has: one who is met again costs no pass of the base model. `dialogues` names
-    files of real ones and `dialogue_share` the share of people taken from them.
+    the loss, of changing what has nothing to do with the person. With an `average_decay` above 0, a
+    running mean of the weights (`training/average.py`) is measured and exported. `pool` is how many
+    synthetic people a phase has: one who is met again costs no pass of the base model. `dialogues`
+    names files of real ones and `dialogue_share` the share of people taken from them.
     """
 
     base_model: str
@@ -85,6 +86,7 @@ class TrainingConfig:
     pool: int = 1000
     objectives: Mapping[str, float] = field(default_factory=lambda: {"questions": 1.0})
     drift_weight: float = 0.0
+    average_decay: float = 0.0
     dialogues: tuple[str, ...] = ()
     dialogue_share: float = 0.0
     initial: str | None = None
@@ -124,6 +126,10 @@ class TrainingConfig:
         )
         share = self.dialogue_share
         _require(_is_number(share) and 0 <= share <= 1, "dialogue_share", share, "from 0 to 1")
+        decay = self.average_decay
+        _require(
+            _is_number(decay) and 0 <= decay < 1, "average_decay", decay, "from 0 to less than 1"
+        )
         ends = [phase.until_step for phase in self.phases]
         _require(bool(ends) and ends == sorted(set(ends)), "phases", ends, "one or more, in order")
 

@@ -6,8 +6,8 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from types import FrameType
@@ -21,7 +21,10 @@ from memory_service.generator.checkpoint import load_generator, save_generator
 from memory_service.generator.generator import Generator
 from memory_service.generator.injection import Injector
 from memory_service.inference.base_models import BaseModel
+from memory_service.inference.tokens import Tokens
+from memory_service.training.average import RunningMean
 from memory_service.training.config import TrainingConfig
+from memory_service.training.curves import draw_curves
 from memory_service.training.data import (
     Collator,
     MakeEpisodes,
@@ -34,9 +37,11 @@ from memory_service.training.frozen import FrozenBase
 from memory_service.training.initial import tie_to_base_model
 from memory_service.training.losses import Answers, read_outs
 from memory_service.training.people import Split
+from memory_service.training.samples import SampleAnswer, answer_sample
 
 CHECKPOINT_EVERY_S = 600.0
 MEASURE_EVERY_STEPS = 20
+SAMPLE_ANSWERS = 3
 SCALAR_RATE_SHARE = 10.0
 FINAL_RATE = 0.05
 """Learning rate at the end of the cosine, as a share of the peak."""
@@ -60,10 +65,13 @@ class Progress:
     swap_recalled: float | None = None
     swap_gap: float | None = None
     readout_cosine: float | None = None
+    samples: tuple[SampleAnswer, ...] = ()
 
 
 class Trainer:
-    """One training run in a directory: `config.json`, `log.jsonl`, `checkpoint.pt`, `generator`.
+    """One training run in a directory.
+
+    There are `config.json`, `log.jsonl`, `curves.png`, `checkpoint.pt` and `generator.safetensors`.
 
     Every step's data is a function of (seed, step), so a resumed run sees what an undisturbed one
     would have seen.
@@ -76,6 +84,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.generator = self._initial_generator()
         self._injector = Injector(base.model, self.generator)
+        self._tokens = Tokens(base)
         self._collator = Collator(base, config)
         self._make = self._source()
         self._frozen = FrozenBase(self._injector, directory)
@@ -83,6 +92,8 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(
             _parameter_groups(self.generator), lr=config.learning_rate, betas=(0.9, 0.95)
         )
+        decay = config.average_decay
+        self._mean = RunningMean(self.generator, decay) if decay else None
         self.step = 0
         self.questions = 0
         self.tokens = 0
@@ -102,8 +113,10 @@ class Trainer:
         with _stop_requests() as stop, (self.directory / "log.jsonl").open("a") as file:
             while self.step < self.config.steps and not stop:
                 progress = self._train_step(started)
-                file.write(json.dumps(progress.__dict__) + "\n")
+                file.write(json.dumps(asdict(progress)) + "\n")
                 file.flush()
+                if progress.own_nll is not None:
+                    draw_curves(self.directory / "log.jsonl", self.directory / "curves.png")
                 report(progress)
                 if time.monotonic() - saved > CHECKPOINT_EVERY_S:
                     self.save()
@@ -122,26 +135,26 @@ class Trainer:
                 "tokens": self.tokens,
                 "generator": self.generator.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
+                "mean": {} if self._mean is None else self._mean.state_dict(),
             },
             unfinished,
         )
         unfinished.replace(path)
-        save_generator(
-            self.generator,
-            self.directory / "generator.safetensors",
-            {
-                "config": json.loads(self.config.to_json()),
-                "steps": self.step,
-                "questions": self.questions,
-                "tokens": self.tokens,
-                "base_model_digest": self._base.digest,
-                "data": _sources(self.config),
-            },
-            torch.bfloat16,
-        )
+        record = {
+            "config": json.loads(self.config.to_json()),
+            "steps": self.step,
+            "questions": self.questions,
+            "tokens": self.tokens,
+            "base_model_digest": self._base.digest,
+            "data": _sources(self.config),
+        }
+        with self._best_weights():
+            save_generator(
+                self.generator, self.directory / "generator.safetensors", record, torch.bfloat16
+            )
 
     def restore(self) -> None:
-        """Continue from the directory's checkpoint.
+        """Continue from the directory's checkpoint; what the log says beyond it is taken out.
 
         Raises:
             NotFound: there is none.
@@ -156,6 +169,8 @@ class Trainer:
             content = torch.load(path, weights_only=True)
             self.generator.load_state_dict(content["generator"])
             self._optimizer.load_state_dict(content["optimizer"])
+            if self._mean is not None:
+                self._mean.load_state_dict(content["mean"])
             self.step = content["step"]
             self.questions = content["questions"]
             self.tokens = content["tokens"]
@@ -165,6 +180,7 @@ class Trainer:
                 f"{path} is damaged or does not fit config.json ({error})",
                 "start a new run",
             ) from error
+        _cut_log(self.directory / "log.jsonl", self.step)
 
     def _train_step(self, started: float) -> Progress:
         begun = time.monotonic()
@@ -191,6 +207,8 @@ class Trainer:
             raise NumericalError("gradient", f"is not finite at step {self.step}")
         self._optimizer.step()
         self.step += 1
+        if self._mean is not None:
+            self._mean.add(self.step)
         self.questions += batch.questions
         self.tokens += batch.tokens
         took = time.monotonic() - begun
@@ -206,9 +224,20 @@ class Trainer:
             **measured,
         )
 
+    def measure(self) -> dict[str, Any]:
+        """Value NLL of fresh people under their own adapter, and how much worse a twin's is.
+
+        With the mean of the weights, where one is kept.
+        """
+        with self._best_weights():
+            return self._measure()
+
+    def _best_weights(self) -> AbstractContextManager[None]:
+        """Let the generator hold what is exported."""
+        return nullcontext() if self._mean is None else self._mean.in_place()
+
     @torch.no_grad()
-    def measure(self) -> dict[str, float]:
-        """Value NLL of fresh people under their own adapter, and how much worse a twin's is."""
+    def _measure(self) -> dict[str, Any]:
         rng = random.Random(f"{self.config.seed}-measure-{self.step}")  # noqa: S311
         own, other = swap_pairs(self.config, rng, self.step)
         questions = self.config.phase(self.step).questions
@@ -219,7 +248,12 @@ class Trainer:
         told = self._answers.loss(mine, batch.asked)
         swapped = self._answers.loss(theirs, batch.asked)
         cosine = torch.nn.functional.cosine_similarity(mine.flatten(1), theirs.flatten(1)).mean()
+        samples = [
+            answer_sample(self._injector, self._tokens, readout.unsqueeze(0), episode.questions[0])
+            for readout, episode in zip(mine[:SAMPLE_ANSWERS], own, strict=False)
+        ]
         return {
+            "samples": tuple(samples),
             "own_nll": told.value_nll,
             "swap_gap": swapped.value_nll - told.value_nll,
             "own_recalled": told.recalled,
@@ -268,6 +302,18 @@ def _parameter_groups(generator: Generator) -> list[dict[str, Any]]:
         {"params": matrices, "rate_share": 1.0, "weight_decay": 0.0},
         {"params": scalars, "rate_share": SCALAR_RATE_SHARE, "weight_decay": 0.0},
     ]
+
+
+def _cut_log(path: Path, steps: int) -> None:
+    """Drop lines of steps that are done again: a killed run logs more than it keeps."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= steps]
+    if kept != lines:
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text("".join(kept), encoding="utf-8")
+        unfinished.replace(path)
 
 
 def _sources(config: TrainingConfig) -> list[dict[str, str]]:

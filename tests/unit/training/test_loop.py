@@ -17,7 +17,7 @@ from memory_service.training import loop
 from memory_service.training.config import TrainingConfig, load_training_config
 from memory_service.training.loop import Progress, Trainer
 from tests.helpers.tiny_generator import DOWN_PROJ, tiny_config, tiny_generator
-from tests.helpers.tiny_training import ENCODING, small_base, tiny_training, write_dialogues
+from tests.helpers.tiny_training import ENCODING, PHASE, small_base, tiny_training, write_dialogues
 
 CONFIG = tiny_training()
 ROOT = Path(__file__).parents[3]
@@ -147,6 +147,10 @@ def test_training_lowers_the_loss(tmp_path):
     assert [line["step"] for line in measured] == [20, 40]
     assert all(math.isfinite(line["swap_gap"]) for line in measured)
     assert all(-1 <= line["readout_cosine"] <= 1 for line in measured)
+    for line in measured:
+        assert {"question", "value", "said"} == set(line["samples"][0])
+        assert len(line["samples"]) == PHASE.people
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 # Stopping and going on
@@ -166,8 +170,50 @@ def test_resumed_run_equals_an_undisturbed_one(finished, tmp_path, stopped_at):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_killed_run_goes_on_as_if_it_had_not_been(finished, tmp_path, monkeypatch):
+    first = trainer(tmp_path)
+    first.run(stop_at(2))
+    monkeypatch.setattr(first, "save", lambda: None)  # killed before the next checkpoint
+    first.run(stop_at(4))
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 5, "lo')
+    second = trainer(tmp_path)
+    second.restore()
+    assert second.run(ignore) is True
+    assert_same(second, finished)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_mean_of_the_weights_is_measured_exported_and_resumed(finished, tmp_path):
+    config = replace(CONFIG, average_decay=0.9)
+    whole = trainer(tmp_path / "whole", config)
+    expected = whole.generator.a_k.detach().clone()
+
+    def follow(progress: Progress) -> None:
+        decay = min(0.9, (1 + progress.step) / (10 + progress.step))
+        expected.lerp_(whole.generator.a_k.detach(), 1 - decay)
+
+    whole.run(follow)
+    assert_same(whole, finished)  # it changes nothing in training
+    exported = load_generator(tmp_path / "whole" / "generator.safetensors").a_k
+    assert not exported.equal(finished.generator.a_k.detach().bfloat16().float())
+    torch.testing.assert_close(exported, expected.bfloat16().float(), atol=1e-6, rtol=1e-2)
+    measured = whole.measure()
+    with whole._mean.in_place():
+        assert {**measured} == {**whole._measure()}
+    assert measured["own_nll"] != whole._measure()["own_nll"]
+
+    trainer(tmp_path / "cut", config).run(stop_at(3))
+    second = trainer(tmp_path / "cut", config)
+    second.restore()
+    second.run(ignore)
+    for name, one in second._mean.state_dict().items():
+        assert one.equal(whole._mean.state_dict()[name]), name
+
+
 def test_measuring_does_not_change_the_run(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "MEASURE_EVERY_STEPS", 1)
+    monkeypatch.setattr(loop, "draw_curves", lambda log, picture: None)
     measured = trainer(tmp_path)
     measured.run(ignore)
     assert_same(measured, finished)
