@@ -73,8 +73,8 @@ def _train(config_path: Path, directory: Path, *, resume: bool) -> None:
     settings = read_settings()
     configure_logs(settings.log_format, settings.log_level)
     config = load_training_config(config_path)
-    with output.waiting("starting") as report:
-        trainer = make_trainer(settings, config, directory, report)
+    with output.waiting("starting") as doing:
+        trainer = make_trainer(settings, config, directory, doing)
         if resume:
             trainer.restore()
     with output.training(config.steps) as show:
