@@ -53,11 +53,14 @@ class EncodingConfig:
     """What makes an update a function of its chunk, to the last bit.
 
     `threads` is fixed because kernels may split sums by thread. Updates are rounded to multiples
-    of 2**`grid_exponent` before they are added.
+    of 2**`grid_exponent` before they are added. With `line_end`, the token that ends a turn, keys
+    see the end of their turn too: "Rex is what I called my dog" says what Rex is only after it
+    (docs/decisions/0012).
     """
 
     encoding: Encoding = Encoding.INDEPENDENT
     association: Association = Association.SAME_TOKEN
+    line_end: int | None = None
     chunk_tokens: int = 256
     dtype: str = "bfloat16"
     threads: int = 2
@@ -115,6 +118,14 @@ class GeneratorConfig:
                 f"next token needs modules of one width, these have {self.d_in}",
                 "adapt modules with the same number of inputs",
             )
+        if self.encoding.line_end is not None and (
+            self.encoding.association is not Association.NEXT_TOKEN or self.encoding.line_end < 0
+        ):
+            raise ConfigurationError(
+                "encoding.line_end",
+                f"{self.encoding.line_end} is negative, or the association is not next token",
+                "name the token that ends a line with the association next token, or none",
+            )
         if not self.layers or len(set(self.layers)) != len(self.layers) or min(self.layers) < 0:
             raise ConfigurationError(
                 "layers",
@@ -133,16 +144,31 @@ class GeneratorConfig:
         return [layer for layer, _ in self.sites]
 
     @property
+    def parts(self) -> tuple[slice, ...]:
+        """A token's hidden states at one module, part by part; each is normalised by itself.
+
+        Values are made from the last part; keys from all before it, or from the only one.
+        """
+        if self.encoding.association is Association.SAME_TOKEN:
+            return (slice(0, self.d_model),)
+        seen = 1 if self.encoding.line_end is None else 2
+        ends = [self.d_in[0] * number for number in range(seen + 1)]
+        return (*map(slice, ends, ends[1:]), slice(ends[-1], ends[-1] + self.d_model))
+
+    @property
+    def key_parts(self) -> tuple[slice, ...]:
+        """The parts that keys are made from."""
+        return self.parts[:-1] or self.parts
+
+    @property
     def key_features(self) -> int:
         """Width of what keys are projected from, the first of a token's features."""
-        is_next = self.encoding.association is Association.NEXT_TOKEN
-        return self.d_in[0] if is_next else self.d_model
+        return int(self.key_parts[-1].stop)
 
     @property
     def features(self) -> int:
         """Width of a token's hidden states at one module: what keys and values are made from."""
-        is_next = self.encoding.association is Association.NEXT_TOKEN
-        return self.d_in[0] + self.d_model if is_next else self.d_model
+        return int(self.parts[-1].stop)
 
     @property
     def scale(self) -> float:

@@ -1,6 +1,7 @@
 """The generator: the trained module that joins the arrows from hidden states to adapter."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import einsum
@@ -50,20 +51,25 @@ class Generator(nn.Module):
     ) -> Float[Tensor, "*batch layer key column"]:
         """What a chunk contributes to the state; tokens outside `mask` contribute nothing.
 
-        The read-out's gates read all features of a token, keys and values each their own side.
+        The read-out's gates read all features of a token, keys and values each their own parts.
         """
         config = self.config
-        key_side = slice(0, config.key_features)
-        value_side = slice(config.features - config.d_model, config.features)
         gate_weight = self.readout.gate_weight(self.norm)
 
-        def project(side: slice, weight: Tensor) -> Tensor:
-            return _project(hidden[..., side], weight * self.norm[:, None, side])
+        def project(parts: Sequence[slice], weight: Tensor, start: int = 0) -> Tensor:
+            projected = [
+                _project(
+                    hidden[..., part],
+                    weight[..., part.start - start : part.stop - start] * self.norm[:, None, part],
+                )
+                for part in parts
+            ]
+            return sum(projected[1:], start=projected[0])
 
-        keys, values = project(key_side, self.a_k), project(value_side, self.a_v)
-        gates = project(key_side, gate_weight[..., key_side])
-        if value_side != key_side:
-            gates = gates + project(value_side, gate_weight[..., value_side])
+        value_part = config.parts[-1]
+        keys = project(config.key_parts, self.a_k)
+        values = project([value_part], self.a_v, start=value_part.start)
+        gates = project(config.parts, gate_weight)
         if mask is not None:
             kept = mask.unsqueeze(-2).unsqueeze(-1)  # [*batch 1 token 1]
             keys, values = keys * kept, values * kept

@@ -68,30 +68,50 @@ def next_tokens(
 ) -> Float[Tensor, "batch layer token feature"]:
     """The adapted modules' inputs at the token before, beside each token's embedding.
 
-    The first token of a chunk has none before it: its key is zero, so it is not remembered. The
-    idea is that of nearest-neighbour language models (Khandelwal et al. 2020, arXiv 1911.00172),
-    kept in a linear memory instead of a datastore.
+    The first token of a chunk has none before it: its key is zero, so it is not remembered. Where
+    the config names what ends a line, the inputs at the end of each token's line stand between the
+    two: they have seen the whole line, where those before the token have seen only its beginning.
+    The idea is that of nearest-neighbour language models (Khandelwal et al. 2020, arXiv
+    1911.00172), kept in a linear memory instead of a datastore.
 
     Raises:
         NumericalError: the base model returned NaN or Inf.
     """
-    model = injector.model
+    model, line_end = injector.model, injector.config.encoding.line_end
     with torch.no_grad(), injector.recording() as recorded:
         model.get_decoder()(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         embedded = model.get_input_embeddings()(input_ids)
     inputs = torch.stack([recorded[index] for index in range(len(injector.config.sites))], dim=1)
-    before = nn.functional.pad(inputs[..., :-1, :], (0, 0, 1, 0))  # [batch layer token d_in]
-    return _finite(beside_next_tokens(before, embedded))
+    seen = [nn.functional.pad(inputs[..., :-1, :], (0, 0, 1, 0))]  # [batch layer token d_in]
+    if line_end is not None:
+        ends = _line_ends(input_ids, line_end, attention_mask)[:, 1:]
+        index = ends[:, None, :, None].expand(-1, inputs.shape[1], -1, inputs.shape[-1])
+        seen.append(nn.functional.pad(inputs.gather(2, index), (0, 0, 1, 0)))
+    return _finite(beside_next_tokens(torch.cat(seen, dim=-1), embedded))
+
+
+def _line_ends(
+    input_ids: Int[Tensor, "batch token"],
+    line_end: int,
+    attention_mask: Int[Tensor, "batch token"] | None,
+) -> Int[Tensor, "batch token"]:
+    """Where the line of each token ends: at the next `line_end`, or with the text."""
+    width = input_ids.shape[1]
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    last = mask.sum(dim=1, keepdim=True) - 1
+    places = torch.arange(width, device=input_ids.device).expand_as(input_ids)
+    ends = torch.where((input_ids == line_end) & mask.bool(), places, last)
+    return ends.flip(1).cummin(dim=1).values.flip(1)
 
 
 def beside_next_tokens(
-    before: Float[Tensor, "*batch layer token d_in"],
+    seen: Float[Tensor, "*batch layer token d_in"],
     embedded: Float[Tensor, "*batch token d_model"],
 ) -> Float[Tensor, "*batch layer token feature"]:
     """Join what keys are made from with the embeddings of the tokens that followed."""
-    layers = before.shape[-3]
-    following = embedded.unsqueeze(-3).expand(*before.shape[:-3], layers, *embedded.shape[-2:])
-    return torch.cat([before, following], dim=-1)
+    layers = seen.shape[-3]
+    following = embedded.unsqueeze(-3).expand(*seen.shape[:-3], layers, *embedded.shape[-2:])
+    return torch.cat([seen, following], dim=-1)
 
 
 def _finite(hidden: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ class FrozenBase:
         if kept and kept[0].shape[-1] == self._injector.config.features:
             return kept
         return [
-            beside_next_tokens(before, self._embed(torch.tensor(ids)))
-            for before, ids in zip(kept, chunks, strict=True)
+            beside_next_tokens(seen, self._embed(torch.tensor(ids)))
+            for seen, ids in zip(kept, chunks, strict=True)
         ]
 
     def rows(self, rows: Rows) -> Tensor:

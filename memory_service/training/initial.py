@@ -67,7 +67,8 @@ def _tie_next_tokens(generator: Generator, base: BaseModel) -> None:
             found, variances = _principal(_normalised(of_site), config.key_width)
             found = found / variances.clamp_min(WEAKEST_DIRECTION).sqrt().unsqueeze(1)
             size = of_site.square().mean(dim=-1).sqrt().median()
-            generator.a_k[site].copy_(found)
+            generator.a_k[site].zero_()
+            generator.a_k[site][:, config.parts[0]] = found
             generator.a_q[site].copy_(found / size)
             generator.a_v[site].copy_(directions)
             gain = RECALLED_SHARE * residual[site] / config.scale
@@ -86,7 +87,7 @@ def _sample(generator: Generator, base: BaseModel) -> tuple[list[Tensor], list[f
             episode = make_episode(rng, Split.TRAIN, facts=6)
             texts = [turn.text + "\n" for turn in episode.turns]
             ids = torch.tensor([tokens.chunk_ids(texts)[: config.encoding.chunk_tokens]])
-            hidden = hidden_states(injector, ids)[0, :, 1:, : config.key_features]
+            hidden = hidden_states(injector, ids)[0, :, 1:, config.parts[0]]
             beside = layer_inputs(base.model, ids, config.site_layers)[0].float()
             for site in range(len(config.sites)):
                 inputs[site].append(hidden[site].float())

@@ -93,6 +93,58 @@ def test_a_question_that_repeats_the_words_finds_the_token_that_followed() -> No
     torch.testing.assert_close((keys @ readout)[:, 1:], values[:, 1:], atol=1e-2, rtol=0)
 
 
+LINE_END = 9
+IN_LINE = replace(NEXT_TOKEN, encoding=replace(NEXT_TOKEN.encoding, line_end=LINE_END))
+
+
+def test_between_the_two_stands_the_end_of_each_tokens_line() -> None:
+    ids = torch.tensor([[5, 6, LINE_END, 7, 8, 10, LINE_END, 11, 12]])
+    injector = Injector(tiny_llama(), tiny_generator(IN_LINE))
+    with injector.recording() as recorded:
+        injector.model(ids)
+    found = hidden_states(injector, ids)[0]
+    assert found.shape == (2, 9, IN_LINE.features)
+    for site in range(2):
+        before, ends, following = (found[site, :, part] for part in IN_LINE.parts)
+        inputs = recorded[site][0]
+        assert torch.equal(before[1:], inputs[:-1])
+        assert torch.equal(ends[1:], inputs[[2, 2, 6, 6, 6, 6, 8, 8]])
+        assert not ends[0].any() and not before[0].any()
+        assert torch.equal(following, injector.model.get_input_embeddings()(ids)[0])
+
+
+def test_the_end_of_a_line_is_not_looked_for_in_padding() -> None:
+    injector = Injector(tiny_llama(), tiny_generator(IN_LINE))
+    ids = torch.tensor([[5, 6, 7, LINE_END, 8, 10], [11, 12, 13, LINE_END, LINE_END, LINE_END]])
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    together = hidden_states(injector, ids, mask)[1, :, :3]
+    torch.testing.assert_close(together, hidden_states(injector, ids[1:, :3])[0], atol=1e-5, rtol=0)
+
+
+def test_every_part_is_normalised_by_itself_and_adds_to_the_key() -> None:
+    generator = tiny_generator(IN_LINE)
+    hidden = hidden_states(Injector(tiny_llama(), generator), CHUNK)[0]
+    before, ends, following = IN_LINE.parts
+    hidden[..., ends] *= 1000  # its size must not drown the other part
+    norm = generator.norm[:, None]
+
+    def projected(part: slice, weight: torch.Tensor) -> torch.Tensor:
+        one = torch.nn.functional.rms_norm(hidden[..., part], (part.stop - part.start,), eps=1e-6)
+        return (one * norm[..., part]) @ weight.mT
+
+    keys = projected(before, generator.a_k[..., before])
+    keys = keys + projected(ends, generator.a_k[..., ends])
+    values = projected(following, generator.a_v)
+    weight = generator.readout.strength_weight
+    gates = sum(projected(part, weight[:, None, part]) for part in IN_LINE.parts)
+    torch.testing.assert_close(
+        generator.update(hidden),
+        generator.readout.update(keys, values, gates),
+        atol=1e-3,
+        rtol=1e-4,
+    )
+
+
 def test_recording_is_of_this_thread_only() -> None:
     injector = Injector(tiny_llama(), tiny_generator(NEXT_TOKEN))
     with injector.recording() as recorded:

@@ -131,6 +131,7 @@ def test_json_that_cannot_be_read(text: str) -> None:
         ({"modules": ("mlp.down_proj",)}, "modules"),
         ({"d_in": (32,)}, "modules"),
         ({"d_out": (32, 32, 32)}, "modules"),
+        ({"encoding": EncodingConfig(line_end=9)}, "encoding.line_end"),
         ({"layers": ()}, "layers"),
         ({"layers": (1, 1)}, "layers"),
         ({"layers": (-1, 1)}, "layers"),

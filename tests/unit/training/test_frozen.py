@@ -19,15 +19,20 @@ from tests.helpers.tiny_training import ENCODING, small_base, tiny_training
 CHUNKS = [[5, 6, 7, 8], [9, 10], [5, 6, 7, 8, 9, 10, 11]]
 
 
-def frozen_base(folder, association=Association.NEXT_TOKEN, layers=(1,)) -> FrozenBase:
-    encoding = replace(ENCODING, association=association)
+def frozen_base(
+    folder, association=Association.NEXT_TOKEN, layers=(1,), line_end=None
+) -> FrozenBase:
+    encoding = replace(ENCODING, association=association, line_end=line_end)
     config = tiny_config(modules=(DOWN_PROJ,), encoding=encoding, layers=layers)
     return FrozenBase(Injector(tiny_llama(), tiny_generator(config)), folder)
 
 
-@pytest.mark.parametrize("association", Association)
-def test_chunks_are_the_hidden_states_of_each_alone(tmp_path, association):
-    base = frozen_base(tmp_path, association, layers=(0, 1))
+@pytest.mark.parametrize(
+    ("association", "line_end"),
+    [(Association.SAME_TOKEN, None), (Association.NEXT_TOKEN, None), (Association.NEXT_TOKEN, 8)],
+)
+def test_chunks_are_the_hidden_states_of_each_alone(tmp_path, association, line_end):
+    base = frozen_base(tmp_path, association, layers=(0, 1), line_end=line_end)
     for _ in range(2):  # computed, then kept
         for found, ids in zip(base.chunks(CHUNKS), CHUNKS, strict=True):
             alone = hidden_states(base._injector, torch.tensor([ids]))[0]
