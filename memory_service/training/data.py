@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import lru_cache
 from itertools import islice
@@ -62,6 +62,15 @@ class Rows:
     weights: Tensor  # float32 [person token]
     is_value: Tensor  # bool [person token], targets that carry the fact
 
+    def to(self, device: torch.device) -> "Rows":
+        """The same where a model computes."""
+        moved = {
+            field.name: getattr(self, field.name).to(device)
+            for field in fields(self)
+            if field.name != "spans"
+        }
+        return Rows(self.spans, **moved)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -92,18 +101,29 @@ class Collator:
         self._tokens = Tokens(base)
         self._config = config
 
-    def batch(self, episodes: Sequence[Episode], questions: int, rng: random.Random) -> Batch:
-        """Turn people into tensors; each is asked `questions` times, by the config's objectives."""
+    def batch(
+        self,
+        episodes: Sequence[Episode],
+        questions: int,
+        rng: random.Random,
+        mine: Sequence[int] | None = None,
+    ) -> Batch:
+        """Turn people into tensors; each is asked `questions` times, by the config's objectives.
+
+        Of the people only `mine`, where that is given; what they are asked does not depend on it.
+        """
         weights = self._config.objectives
-        asked = [self._asked(rng, episode, questions) for episode in episodes]
+        streams = [random.Random(rng.getrandbits(64)) for _ in episodes]  # noqa: S311
+        mine = range(len(episodes)) if mine is None else mine
+        asked = [self._asked(streams[index], episodes[index], questions) for index in mine]
         unrelated: list[list[_Row]] = []
-        for index in range(len(episodes)):
-            objective = choose(rng, weights, UNRELATED)
+        for index in mine:
+            objective = choose(streams[index], weights, UNRELATED)
             other = episodes[(index + 1) % len(episodes)]
-            ask = None if objective is None else objective(rng, other)
+            ask = None if objective is None else objective(streams[index], other)
             unrelated.append([] if ask is None else [self._row(ask)])
         return Batch(
-            chunks=tuple(tuple(self._chunks(episode.turns)) for episode in episodes),
+            chunks=tuple(tuple(self._chunks(episodes[index].turns)) for index in mine),
             asked=_pack(asked, self._config),
             unrelated=_pack(unrelated, self._config) if any(unrelated) else None,
         )

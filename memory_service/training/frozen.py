@@ -20,7 +20,7 @@ from memory_service.generator.hidden_states import beside_next_tokens, hidden_st
 from memory_service.generator.injection import Injector
 from memory_service.training.data import Rows
 
-PADDED_TOKENS = 1024
+PADDED_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Texts of similar length are computed together while they fit into this."""
 
 KEPT_BYTES = 24 * 2**30
@@ -41,7 +41,9 @@ class FrozenBase:
         self._injector = injector
         self._lower, self.upper = split_decoder(injector.model.get_decoder(), min(config.layers))
         self._embed = injector.model.get_input_embeddings()
-        self._kept = KeptTensors(directory, KEPT_BYTES)
+        self._device = injector.model.device
+        # A GPU computes a text sooner than a file gives it back.
+        self._kept = KeptTensors(directory, KEPT_BYTES if self._device.type == "cpu" else 0)
 
     def chunks(self, chunks: Sequence[Sequence[int]]) -> list[Tensor]:
         """Hidden states of chunks, each [layer token feature].
@@ -53,7 +55,7 @@ class FrozenBase:
         if kept and kept[0].shape[-1] == self._injector.config.features:
             return kept
         return [
-            beside_next_tokens(seen, self._embed(torch.tensor(ids)))
+            beside_next_tokens(seen, self._embed(torch.tensor(ids, device=self._device)))
             for seen, ids in zip(kept, chunks, strict=True)
         ]
 
@@ -98,13 +100,14 @@ class FrozenBase:
         ordered = sorted(missing, key=lambda key: len(missing[key]), reverse=True)
         while ordered:
             width = len(missing[ordered[0]])
-            group, ordered = _split(ordered, max(1, PADDED_TOKENS // width))
+            group, ordered = _split(ordered, max(1, PADDED_TOKENS[self._device.type] // width))
             ids = torch.zeros(len(group), width, dtype=torch.int64)
             mask = torch.zeros(len(group), width, dtype=torch.int64)
             for row, key in enumerate(group):
                 ids[row, : len(missing[key])] = torch.tensor(missing[key])
                 mask[row, : len(missing[key])] = 1
-            for key, result in zip(group, compute(ids, mask), strict=True):
+            results = compute(ids.to(self._device), mask.to(self._device))
+            for key, result in zip(group, results, strict=True):
                 found[key] = result[..., : len(missing[key]), :].clone()
                 self._kept.put(key, found[key])
         return [found[key] for key in keys]
@@ -133,9 +136,9 @@ class KeptTensors:
 
     def put(self, key: str, tensor: Tensor) -> None:
         """Keep a tensor where there is room for it."""
-        content = _bytes(tensor.contiguous())
-        if self._size_bytes + len(content) > self._limit_bytes:
+        if self._size_bytes + tensor.nbytes > self._limit_bytes:
             return
+        content = _bytes(tensor.contiguous())
         try:
             self._file.seek(self._size_bytes)
             self._file.write(content)

@@ -86,7 +86,8 @@ def _sample(generator: Generator, base: BaseModel) -> tuple[list[Tensor], list[f
         for _ in range(SAMPLED_PEOPLE):
             episode = make_episode(rng, Split.TRAIN, facts=6)
             texts = [turn.text + "\n" for turn in episode.turns]
-            ids = torch.tensor([tokens.chunk_ids(texts)[: config.encoding.chunk_tokens]])
+            kept = tokens.chunk_ids(texts)[: config.encoding.chunk_tokens]
+            ids = torch.tensor([kept], device=base.model.device)
             hidden = hidden_states(injector, ids)[0, :, 1:, config.parts[0]]
             beside = layer_inputs(base.model, ids, config.site_layers)[0].float()
             for site in range(len(config.sites)):

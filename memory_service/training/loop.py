@@ -26,6 +26,7 @@ from memory_service.training.average import RunningMean
 from memory_service.training.config import TrainingConfig
 from memory_service.training.curves import draw_curves
 from memory_service.training.data import (
+    Batch,
     Collator,
     MakeEpisodes,
     dialogue_source,
@@ -37,6 +38,7 @@ from memory_service.training.frozen import FrozenBase
 from memory_service.training.initial import tie_to_base_model
 from memory_service.training.losses import Answers, read_outs
 from memory_service.training.people import Split
+from memory_service.training.processes import Processes
 from memory_service.training.samples import SampleAnswer, answer_sample
 
 CHECKPOINT_EVERY_S = 600.0
@@ -51,11 +53,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of the log: losses in nats, time in seconds."""
+    """One line of the log: losses in nats, time in seconds.
+
+    `value_nll` is None where no answer of the step carried a fact.
+    """
 
     step: int
     loss: float
-    value_nll: float
+    value_nll: float | None
     drift: float
     learning_rate: float
     questions_per_s: float
@@ -74,15 +79,19 @@ class Trainer:
     There are `config.json`, `log.jsonl`, `curves.png`, `checkpoint.pt` and `generator.safetensors`.
 
     Every step's data is a function of (seed, step), so a resumed run sees what an undisturbed one
-    would have seen.
+    would have seen. Several processes, where the run was launched with them, share a step's people;
+    the first one alone writes and reports.
     """
 
     def __init__(self, config: TrainingConfig, base: BaseModel, directory: Path) -> None:
         self.config = config
         self.directory = directory
         self._base = base
+        self._processes = Processes()
+        base.model.to(self._processes.device)
         torch.manual_seed(config.seed)
         self.generator = self._initial_generator()
+        self._processes.follow_the_first(self.generator)
         self._injector = Injector(base.model, self.generator)
         self._tokens = Tokens(base)
         self._collator = Collator(base, config)
@@ -107,22 +116,43 @@ class Trainer:
             NumericalError: the loss became NaN or Inf; the last checkpoint is still good.
             OSError: a checkpoint cannot be written.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "config.json").write_text(self.config.to_json())
         started = saved = time.monotonic()
-        with _stop_requests() as stop, (self.directory / "log.jsonl").open("a") as file:
-            while self.step < self.config.steps and not stop:
+        with _stop_requests() as stop, self._log() as write:
+            while self.step < self.config.steps and not self._any(bool(stop)):
                 progress = self._train_step(started)
-                file.write(json.dumps(asdict(progress)) + "\n")
-                file.flush()
-                if progress.own_nll is not None:
-                    draw_curves(self.directory / "log.jsonl", self.directory / "curves.png")
+                if not self._processes.is_first:
+                    continue
+                write(progress)
                 report(progress)
                 if time.monotonic() - saved > CHECKPOINT_EVERY_S:
                     self.save()
                     saved = time.monotonic()
-        self.save()
+        if self._processes.is_first:
+            self.save()
         return self.step >= self.config.steps
+
+    @contextmanager
+    def _log(self) -> Iterator[Callable[[Progress], None]]:
+        """Write config and log; what is called with a step's progress adds its line."""
+        if not self._processes.is_first:
+            yield lambda progress: None
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "config.json").write_text(self.config.to_json())
+        path = self.directory / "log.jsonl"
+        with path.open("a") as file:
+
+            def write(progress: Progress) -> None:
+                file.write(json.dumps(asdict(progress)) + "\n")
+                file.flush()
+                if progress.own_nll is not None:
+                    draw_curves(path, self.directory / "curves.png")
+
+            yield write
+
+    def _any(self, answer: bool) -> bool:
+        """Whether any process says so: all must stop after the same step."""
+        return self._processes.sums(float(answer))[0] > 0
 
     def save(self) -> None:
         """Write the resumable checkpoint and the generator file, each whole or not at all."""
@@ -166,7 +196,7 @@ class Trainer:
                 "checkpoint", str(path), "start the run with `memory train CONFIG --out DIR`"
             )
         try:
-            content = torch.load(path, weights_only=True)
+            content = torch.load(path, weights_only=True, map_location="cpu")
             self.generator.load_state_dict(content["generator"])
             self._optimizer.load_state_dict(content["optimizer"])
             if self._mean is not None:
@@ -180,7 +210,8 @@ class Trainer:
                 f"{path} is damaged or does not fit config.json ({error})",
                 "start a new run",
             ) from error
-        _cut_log(self.directory / "log.jsonl", self.step)
+        if self._processes.is_first:
+            _cut_log(self.directory / "log.jsonl", self.step)
 
     def _train_step(self, started: float) -> Progress:
         begun = time.monotonic()
@@ -188,20 +219,13 @@ class Trainer:
         phase = self.config.phase(self.step)
         episodes = self._make(rng, self.step, phase.people)
         asked_of_each = phase.people * phase.questions // len(episodes)
-        batch = self._collator.batch(episodes, asked_of_each, rng)
+        mine = self._processes.share(len(episodes))
+        batch = self._collator.batch(episodes, asked_of_each, rng, mine)
         rate = self._learning_rate()
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["rate_share"]
-        readouts = read_outs(self._frozen, self.generator, batch)
-        result = self._answers.loss(readouts, batch.asked)
-        loss = result.loss
-        drift = 0.0
-        if batch.unrelated is not None:
-            changed = self._answers.drift(readouts, batch.unrelated)
-            loss = loss + self.config.drift_weight * changed
-            drift = float(changed.detach())
         self._optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        losses = self._add_gradients(batch)
         norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
         if not torch.isfinite(norm):
             raise NumericalError("gradient", f"is not finite at step {self.step}")
@@ -209,20 +233,50 @@ class Trainer:
         self.step += 1
         if self._mean is not None:
             self._mean.add(self.step)
-        self.questions += batch.questions
-        self.tokens += batch.tokens
+        questions, tokens = self._processes.sums(batch.questions, batch.tokens)
+        self.questions += int(questions)
+        self.tokens += int(tokens)
         took = time.monotonic() - begun
-        measured = self.measure() if self.step % MEASURE_EVERY_STEPS == 0 else {}
+        is_measured = self._processes.is_first and self.step % MEASURE_EVERY_STEPS == 0
+        measured = self.measure() if is_measured else {}
         return Progress(
             step=self.step,
-            loss=float(result.loss.detach()),
-            value_nll=result.value_nll,
-            drift=drift,
             learning_rate=rate,
-            questions_per_s=batch.questions / took,
+            questions_per_s=questions / took,
             elapsed_s=time.monotonic() - started,
+            **losses,
             **measured,
         )
+
+    def _add_gradients(self, batch: Batch) -> dict[str, Any]:
+        """Gradients of the whole step, on every process, and its losses.
+
+        A loss is a mean over tokens: each process's counts by its share of them, so that the sum is
+        what one process would have computed of all.
+        """
+        tokens = [
+            float(batch.asked.weights.sum()),
+            float(batch.asked.is_value.sum()),
+            0.0 if batch.unrelated is None else float((batch.unrelated.weights > 0).sum()),
+        ]
+        everyones = self._processes.sums(*tokens)
+        asked, value, unrelated = (
+            mine / whole if whole else 0.0 for mine, whole in zip(tokens, everyones, strict=True)
+        )
+        readouts = read_outs(self._frozen, self.generator, batch)
+        result = self._answers.loss(readouts, batch.asked)
+        loss = result.loss * asked
+        drift = 0.0
+        if batch.unrelated is not None:
+            changed = self._answers.drift(readouts, batch.unrelated) * unrelated
+            loss = loss + self.config.drift_weight * changed
+            drift = float(changed.detach())
+        torch.autograd.backward(loss)
+        self._processes.add_gradients(self.generator)
+        answers, values, drift = self._processes.sums(
+            float(result.loss.detach()) * asked, result.value_nll * value if value else 0.0, drift
+        )
+        return {"loss": answers, "value_nll": values if everyones[1] else None, "drift": drift}
 
     def measure(self) -> dict[str, Any]:
         """Value NLL of fresh people under their own adapter, and how much worse a twin's is.
@@ -271,7 +325,7 @@ class Trainer:
 
     def _initial_generator(self) -> Generator:
         if self.config.initial is None:
-            untrained = Generator(self.config.generator)
+            untrained = Generator(self.config.generator).to(self._processes.device)
             tie_to_base_model(untrained, self._base)
             return untrained
         generator = load_generator(Path(self.config.initial))
@@ -280,7 +334,7 @@ class Trainer:
                 "initial", f"{self.config.initial} has another shape", "use its own config"
             )
         generator.train().requires_grad_(True)
-        return generator
+        return generator.to(self._processes.device)
 
     def _source(self) -> MakeEpisodes:
         people = people_source(self.config, Split.TRAIN)

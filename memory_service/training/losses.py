@@ -50,6 +50,7 @@ class Answers:
         """Weighted cross-entropy of the answers under each person's adapter."""
         with self._injector.apply(readouts):
             logits = self._logits(rows, self._frozen.rows(rows))
+        rows = rows.to(logits.device)
         asked = rows.weights > 0
         targets, weights, is_value = (
             part[asked] for part in (rows.targets, rows.weights, rows.is_value)
@@ -75,6 +76,7 @@ class Answers:
 
     def _logits(self, rows: Rows, hidden: Tensor) -> Tensor:
         """Of answer positions only: the head is a fifth of a small model's work."""
+        rows = rows.to(hidden.device)
         blocked = torch.finfo(hidden.dtype).min
         mask = hidden.new_zeros(rows.attends.shape).masked_fill(~rows.attends, blocked)
         output = self._frozen.upper(
@@ -89,6 +91,7 @@ def _share_of_rows(rows: Rows, asked: Tensor, marked: Tensor) -> float:
     """Share of rows in which at least one answer position is marked."""
     everywhere = torch.zeros_like(asked)
     everywhere[asked] = marked
+    everywhere = everywhere.cpu()  # one copy instead of one for every row
     hits = [
         bool(everywhere[span.person, span.start : span.start + span.length].any())
         for span in rows.spans
