@@ -31,7 +31,9 @@ class Phase:
     """What a step holds until `until_step`, and the ranges from which people are drawn.
 
     A step asks `people * questions` questions, also where its source gives fewer people. `kinds`
-    limits synthetic people to that many kinds of facts: fewer are learnt sooner.
+    limits synthetic people to that many kinds of facts: fewer are learnt sooner. `objectives`,
+    where given, take the place of the run's: one may first recite conversations and go on with
+    them, and answer questions afterwards.
     """
 
     until_step: int
@@ -41,6 +43,8 @@ class Phase:
     sessions: tuple[int, int]
     chatter: tuple[float, float]
     kinds: int | None = None
+    # People are drawn by the rest of a phase: what they are asked does not change who they are.
+    objectives: Mapping[str, float] | None = field(default=None, hash=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("until_step", "people", "questions", "kinds"):
@@ -58,6 +62,13 @@ class Phase:
             )
         _require(
             _is_span(self.chatter, 0), "chatter", self.chatter, "two numbers, the lower one first"
+        )
+        asked = self.objectives
+        _require(
+            asked is None or (_are_weights(asked) and any(asked.values())),
+            "objectives",
+            asked,
+            f"weights from 0 of {', '.join(KNOWN_OBJECTIVES)}, not all of them 0",
         )
 
 
@@ -114,12 +125,7 @@ class TrainingConfig:
         drift = self.drift_weight
         _require(_is_number(drift) and drift >= 0, "drift_weight", drift, "a number from 0")
         _require(
-            isinstance(self.objectives, Mapping)
-            and self.objectives.get("questions", 0) > 0
-            and all(
-                name in KNOWN_OBJECTIVES and _is_number(weight) and weight >= 0
-                for name, weight in self.objectives.items()
-            ),
+            _are_weights(self.objectives) and self.objectives.get("questions", 0) > 0,
             "objectives",
             self.objectives,
             f"weights from 0 of {', '.join(KNOWN_OBJECTIVES)}; questions above 0",
@@ -136,6 +142,10 @@ class TrainingConfig:
     def phase(self, step: int) -> Phase:
         """The phase that a step belongs to; the last one never ends."""
         return next((phase for phase in self.phases if step < phase.until_step), self.phases[-1])
+
+    def objectives_at(self, step: int) -> Mapping[str, float]:
+        """The weights of what a step asks: its phase's, or the run's."""
+        return self.phase(step).objectives or self.objectives
 
     def to_json(self) -> str:
         """Serialise; `from_json` reads it back."""
@@ -189,6 +199,13 @@ def _require(is_good: bool, field: str, value: object, wanted: str) -> None:
         raise ConfigurationError(
             "training config", f"{field} is {value!r} and must be {wanted}", _REMEDY
         )
+
+
+def _are_weights(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        name in KNOWN_OBJECTIVES and _is_number(weight) and weight >= 0
+        for name, weight in value.items()
+    )
 
 
 def _is_whole(value: object) -> bool:

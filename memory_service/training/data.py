@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import lru_cache
@@ -21,7 +21,7 @@ from memory_service.inference.tokens import Tokens
 from memory_service.training.annotated import AnnotatedDialogue, read_annotated
 from memory_service.training.config import Phase, TrainingConfig
 from memory_service.training.dialogue_facts import questions_from_fact
-from memory_service.training.objectives import OBJECTIVES, UNRELATED, Ask, choose
+from memory_service.training.objectives import OBJECTIVES, UNRELATED, Ask, can_ask, choose
 from memory_service.training.objectives import questions as ask_question
 from memory_service.training.people import (
     USER_SHARE,
@@ -107,15 +107,17 @@ class Collator:
         questions: int,
         rng: random.Random,
         mine: Sequence[int] | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> Batch:
-        """Turn people into tensors; each is asked `questions` times, by the config's objectives.
+        """Turn people into tensors; each is asked `questions` times, by the objectives' `weights`.
 
-        Of the people only `mine`, where that is given; what they are asked does not depend on it.
+        Those are the run's where none are given. Of the people only `mine`, where that is given;
+        what they are asked does not depend on it.
         """
-        weights = self._config.objectives
+        weights = self._config.objectives if weights is None else weights
         streams = [random.Random(rng.getrandbits(64)) for _ in episodes]  # noqa: S311
         mine = range(len(episodes)) if mine is None else mine
-        asked = [self._asked(streams[index], episodes[index], questions) for index in mine]
+        asked = [self._asked(streams[one], episodes[one], questions, weights) for one in mine]
         unrelated: list[list[_Row]] = []
         for index in mine:
             objective = choose(streams[index], weights, UNRELATED)
@@ -137,17 +139,27 @@ class Collator:
         chunks = tuple(tuple(self._chunks(episode.turns)) for episode in episodes)
         return Batch(chunks, _pack(people, self._config), None)
 
-    def _asked(self, rng: random.Random, episode: Episode, count: int) -> "list[_Row]":
-        """Rows by objectives drawn by weight; questions in turn, so that all facts are asked."""
+    def _asked(
+        self, rng: random.Random, episode: Episode, count: int, weights: Mapping[str, float]
+    ) -> "list[_Row]":
+        """Rows by objectives drawn by weight; questions in turn, so that all facts are asked.
+
+        Where an objective finds nothing to ask, another one is drawn; where none does, a question.
+        """
         known = rng.sample(episode.questions, len(episode.questions))
         rows: list[_Row] = []
         for number in range(count):
-            objective = choose(rng, self._config.objectives, OBJECTIVES)
-            ask = None if objective in (None, ask_question) else objective(rng, episode)
-            if ask is None:
-                rows.append(self._question(known[number % len(known)]))
+            left = dict(OBJECTIVES)
+            while objective := choose(rng, weights, left):
+                if objective is ask_question and known:
+                    rows.append(self._question(known[number % len(known)]))
+                    break
+                if ask := objective(rng, episode):
+                    rows.append(self._row(ask))
+                    break
+                del left[objective.__name__]
             else:
-                rows.append(self._row(ask))
+                rows += [self._question(one) for one in known[number % len(known) :][:1]]
         return rows
 
     def _question(self, question: Question) -> "_Row":
@@ -226,11 +238,13 @@ def dialogue_source(config: TrainingConfig, paths: Sequence[Path]) -> MakeEpisod
             _dialogue_episode(rng, dialogue, rng.randint(*phase.sessions))
             for dialogue in rng.sample(dialogues, len(dialogues))
         )
-        able = (episode for episode in episodes if episode.questions)
+        weights = config.objectives_at(step)
+        able = (episode for episode in episodes if can_ask(weights, episode))
         chosen = list(islice(able, count))
         if not chosen:
             named = ", ".join(str(path) for path in paths)
-            raise InvalidInput("dialogues", named, "state no fact that can be asked")
+            wanted = ", ".join(name for name in OBJECTIVES if weights.get(name))
+            raise InvalidInput("dialogues", named, f"hold nothing to ask for {wanted}")
         return chosen
 
     return make

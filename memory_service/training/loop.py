@@ -220,7 +220,8 @@ class Trainer:
         episodes = self._make(rng, self.step, phase.people)
         asked_of_each = phase.people * phase.questions // len(episodes)
         mine = self._processes.share(len(episodes))
-        batch = self._collator.batch(episodes, asked_of_each, rng, mine)
+        weights = self.config.objectives_at(self.step)
+        batch = self._collator.batch(episodes, asked_of_each, rng, mine, weights)
         rate = self._learning_rate()
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["rate_share"]

@@ -13,7 +13,7 @@ from memory_service.training.frozen import FrozenBase
 
 @dataclass(frozen=True)
 class AnswerLoss:
-    """Loss of a batch of answers; `value_nll` in nats per token that carries a fact.
+    """Loss of a batch of answers; `value_nll` in nats per token that carries a fact, NaN without.
 
     `recalled` is the share of questions whose value would be said, every token of it the likeliest.
     """

@@ -7,7 +7,7 @@ to do with the person: there the adapter must leave the frozen model's distribut
 
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -63,10 +63,10 @@ def reconstruction(rng: random.Random, episode: Episode) -> Ask | None:
 
 def completion(rng: random.Random, episode: Episode) -> Ask | None:
     """What was said next, after the conversations that are remembered (its second objective)."""
-    place = _reply(rng, [*episode.upcoming])
-    if place is None or place[1].role is not Role.ASSISTANT:
-        return None
-    return Ask((Message("user", place[0].text),), _shorten(place[1].text))
+    place = _reply(rng, episode.upcoming, Role.ASSISTANT)
+    return (
+        None if place is None else Ask((Message("user", place[0].text),), _shorten(place[1].text))
+    )
 
 
 def abstention(rng: random.Random, episode: Episode) -> Ask | None:
@@ -109,16 +109,28 @@ def choose(
     return among[rng.choices(names, [weights[name] for name in names])[0]] if names else None
 
 
+def can_ask(weights: Mapping[str, float], episode: Episode) -> bool:
+    """Whether an objective that weighs something finds something to ask about the person."""
+    return any(
+        weights.get(name, 0) > 0 and objective(random.Random(0), episode) is not None  # noqa: S311
+        for name, objective in OBJECTIVES.items()
+    )
+
+
 def _ask(question: Question) -> Ask:
     return Ask((Message("user", question.text),), question.answer, question.value)
 
 
-def _reply(rng: random.Random, turns: "tuple[Turn, ...] | list[Turn]") -> tuple[Turn, Turn] | None:
-    """Two neighbouring turns of one session."""
+def _reply(
+    rng: random.Random, turns: Sequence[Turn], role: Role | None = None
+) -> tuple[Turn, Turn] | None:
+    """Two neighbouring turns of one session, the second one of a role if that is given."""
     places = [
         (first, second)
         for first, second in pairwise(turns)
-        if first.session == second.session and len(second.text.split()) > 3
+        if first.session == second.session
+        and len(second.text.split()) > 3
+        and role in (None, second.role)
     ]
     return rng.choice(places) if places else None
 

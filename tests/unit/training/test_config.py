@@ -1,11 +1,16 @@
 import json
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from memory_service.errors import ConfigurationError, NotFound
 from memory_service.generator.config import SvdConfig
+from memory_service.generator.generator import Generator
+from memory_service.generator.injection import Injector
 from memory_service.training.config import Phase, TrainingConfig, load_training_config
 from tests.helpers.tiny_generator import tiny_config
 from tests.helpers.tiny_training import PHASE, tiny_training
@@ -42,12 +47,25 @@ def test_shipped_configs_are_valid(path):
     config = load_training_config(path)
     assert TrainingConfig.from_json(config.to_json()) == config
     assert config.phases[-1].until_step >= config.steps
-    assert config.base_model == "smollm2-135m-instruct"
     assert config.generator.encoding.dtype == "bfloat16"
 
 
-def test_there_are_shipped_configs():
-    assert SHIPPED
+def test_there_is_a_config_for_each_size():
+    assert {path.stem: load_training_config(path).base_model for path in SHIPPED} == {
+        "smollm2-135m": "smollm2-135m-instruct",
+        "mistral-7b-instruct": "mistralai/Mistral-7B-Instruct-v0.2",
+    }
+
+
+def test_mistral_has_the_shape_of_the_paper_and_fits_the_real_model():
+    (path,) = [path for path in SHIPPED if path.stem == "mistral-7b-instruct"]
+    config = load_training_config(path).generator
+    assert config.readout == SvdConfig(rank=128)
+    assert (config.key_width, config.value_width, config.alpha) == (1024, 1024, 64.0)
+    assert config.modules == ("self_attn.o_proj",)
+    with torch.device("meta"):  # shapes without memory; transformers' defaults are those of 7B
+        Injector(MistralForCausalLM(MistralConfig()), Generator(config)).detach()
+    assert len(config.layers) == MistralConfig().num_hidden_layers
 
 
 @pytest.mark.parametrize(
@@ -125,6 +143,14 @@ BAD_IN_PHASE = {
     "people": [0, -1, "2", 2.5],
     "questions": [0, "2"],
     "kinds": [0, "3", 1.5, True],
+    "objectives": [
+        5,
+        {},
+        {"questions": 0},
+        {"riddles": 1},
+        {"completion": -1},
+        {"completion": "1"},
+    ],
     "facts": [3, None, [], [1], [1, 2, 3], [2, 1], [-1, 2], [1.5, 2], ["1", "2"], "12"],
     "sessions": [[0, 1], [2, 1], [1], 1, [1.0, 2]],
     "chatter": [0.5, [0.5], [0.5, 0.1], [-0.1, 0], ["0", "1"], [0, float("inf")]],
@@ -166,6 +192,18 @@ def test_unreadable_file(tmp_path):
 
 
 # Phases
+
+
+def test_a_phase_may_ask_other_things_than_the_run():
+    recited = {"reconstruction": 1.0, "completion": 0.5}
+    phases = (replace(PHASE, objectives=recited), replace(PHASE, until_step=6))
+    config = tiny_training(phases=phases, objectives={"questions": 2.0})
+    assert [config.objectives_at(step) for step in (0, 2, 3, 9)] == [
+        *[recited] * 2,
+        *[{"questions": 2.0}] * 2,
+    ]
+    assert TrainingConfig.from_json(config.to_json()) == config
+    assert hash(phases[0]) == hash(PHASE)  # the same people, asked something else
 
 
 def test_phase_of_a_step():

@@ -256,6 +256,10 @@ def test_what_concerns_nobody_is_asked_apart():
     assert batch(ANN, BOB).unrelated is None
 
 
+def prompts(made: Rows) -> list[str]:
+    return [prompt_of(made, span) for span in made.spans]
+
+
 def prompt_of(made: Rows, span: Span) -> str:
     text = TOKENS.text(made.ids[span.person, span.start : span.start + span.length].tolist())
     return text.removeprefix("user\n").partition("\nassistant\n")[0]
@@ -352,8 +356,37 @@ def test_dialogues_without_facts_are_passed_over(tmp_path):
     make = dialogue_source(CONFIG, [path])
     for seed in range(5):
         assert [bool(one.questions) for one in make(random.Random(seed), 0, 2)] == [True]
-    with pytest.raises(InvalidInput, match=r"^dialogues: state no fact"):
+    with pytest.raises(InvalidInput, match=r"^dialogues: hold nothing to ask for questions"):
         dialogue_source(CONFIG, [silent])(random.Random(0), 0, 2)
+
+
+def test_dialogues_without_facts_can_be_recited(tmp_path):
+    recited = {"reconstruction": 0.5, "completion": 0.5}
+    phases = (replace(PHASE, objectives=recited), replace(PHASE, until_step=6))
+    config = tiny_training(phases=phases)
+    make = dialogue_source(config, [write_dialogues(tmp_path / "d.jsonl", 3, facts=False)])
+    episodes = make(random.Random(0), 0, 3)
+    assert [one.questions for one in episodes] == [()] * 3
+    made = Collator(BASE, config).batch(episodes, 4, random.Random(0), weights=recited).asked
+    assert len(made.spans) == 12
+    assert not made.is_value.any()
+    assert all(
+        "What exactly did" in prompt or prompt.startswith("Hello") for prompt in prompts(made)
+    )
+    with pytest.raises(InvalidInput, match="questions"):
+        make(random.Random(0), PHASE.until_step, 3)
+
+
+def test_what_finds_nothing_to_ask_leaves_it_to_the_others():
+    episode = make_episode(random.Random(0), Split.TRAIN, facts=3, chatter=0.0)
+    collator = Collator(BASE, CONFIG)
+    for weights in ({"completion": 1.0}, {"completion": 9.0, "questions": 1.0}):
+        made = collator.batch([episode], 3, random.Random(0), weights=weights).asked
+        assert {*prompts(made)} <= {question.text for question in episode.questions}
+    made = collator.batch(
+        [episode], 3, random.Random(0), weights={"completion": 9.0, "reconstruction": 1.0}
+    ).asked
+    assert all("What exactly did" in prompt for prompt in prompts(made))
 
 
 def test_missing_dialogues(tmp_path):

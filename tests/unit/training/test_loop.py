@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from safetensors import safe_open
 
 from memory_service.errors import ConfigurationError, NotFound, NumericalError
 from memory_service.generator.checkpoint import load_generator, save_generator, training_record
+from memory_service.generator.config import SvdConfig
 from memory_service.training import loop
 from memory_service.training.config import TrainingConfig, load_training_config
 from memory_service.training.loop import Progress, Trainer
 from tests.helpers.tiny_generator import DOWN_PROJ, tiny_config, tiny_generator
+from tests.helpers.tiny_inference import tiny_base
+from tests.helpers.tiny_model import tiny_mistral
 from tests.helpers.tiny_training import ENCODING, PHASE, small_base, tiny_training, write_dialogues
 
 CONFIG = tiny_training()
@@ -402,6 +406,66 @@ def test_dialogues_are_trained_on_and_named(tmp_path):
         sources = json.loads(file.metadata()["training"])["data"]
     assert "d.jsonl" in sources[1]["name"]
     assert sources[1]["licence"] == "CC BY 4.0"
+
+
+def tiny_recipe(name: str, dialogues: Path) -> TrainingConfig:
+    """A shipped config with all that it does, for `tiny_model`: smaller in every number."""
+    folder = Path(str(resources.files("memory_service"))) / "training" / "configs"
+    config = load_training_config(folder / f"{name}.json")
+    assert isinstance(config.generator.readout, SvdConfig)
+    generator = replace(
+        config.generator,
+        d_model=32,
+        layers=(0, 1),
+        d_in=(32,),
+        d_out=(32,),
+        key_width=8,
+        value_width=8,
+        readout=SvdConfig(rank=4),
+        encoding=replace(config.generator.encoding, chunk_tokens=96, threads=1),
+    )
+    phases = tuple(
+        replace(phase, until_step=2 * number, people=2, questions=2, facts=(1, 2), sessions=(1, 2))
+        for number, phase in enumerate(config.phases, start=1)
+    )
+    return replace(
+        config,
+        generator=generator,
+        steps=2 * len(phases),
+        warmup_steps=1,
+        phases=phases,
+        dialogues=(str(dialogues),),
+    )
+
+
+def test_mistral_recipe_recites_and_completes_then_answers(tmp_path):
+    config = tiny_recipe("mistral-7b-instruct", write_dialogues(tmp_path / "d.jsonl", 4))
+    run = Trainer(config, tiny_base(tiny_mistral().bfloat16()), tmp_path / "run")
+    prompts = []
+    batch = run._collator.batch
+
+    def watch(*args):
+        made = batch(*args)
+        prompts.append([run._tokens.text(line.tolist()) for line in made.asked.ids])
+        return made
+
+    run._collator.batch = watch
+    before = {name: one.clone() for name, one in run.generator.state_dict().items()}
+    assert run.run(stop_at(2)) is False  # where the phases meet
+    again = Trainer(config, tiny_base(tiny_mistral().bfloat16()), tmp_path / "run")
+    again.restore()
+    run.run(ignore)
+    assert again.run(ignore) is True
+    assert_same(again, run)
+    recited = [all("What exactly did" in line for line in step) for step in prompts]
+    assert recited == [True, True, False, False]
+    written = lines(tmp_path / "run")
+    assert [line["value_nll"] is None for line in written[:4]] == [True, True, False, False]
+    trained = run.generator.state_dict()
+    assert all(not value.equal(before[name]) for name, value in trained.items())
+    assert load_generator(tmp_path / "run" / "generator.safetensors").config == config.generator
+    record = training_record(tmp_path / "run" / "generator.safetensors")
+    assert record["config"]["base_model"] == "mistralai/Mistral-7B-Instruct-v0.2"
 
 
 def test_evaluation_data_is_refused_before_the_first_step(tmp_path):

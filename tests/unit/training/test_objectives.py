@@ -9,6 +9,8 @@ from memory_service.training.objectives import (
     OBJECTIVES,
     UNRELATED,
     abstention,
+    can_ask,
+    chatter,
     choose,
     completion,
     locality,
@@ -98,6 +100,34 @@ def test_locality_is_another_persons_talk():
     assert asked.messages[0].content in texts
     assert asked.value is None
     assert asked.messages[0].role == Role.USER.value
+
+
+def test_completion_is_always_the_assistants_reply():
+    # From a turn of the assistant to one of the user: one reply is the assistant's.
+    upcoming = tuple(turn(number, f"This is what {number} said.") for number in (1, 2, 3, 4))
+    for seed in range(10):
+        asked = completion(random.Random(seed), replace(EMPTY, upcoming=upcoming))
+        assert asked.answer == "This is what 3 said."
+
+
+def test_chatter_is_the_same_whoever_the_person_is():
+    facts = {question.value for person in PEOPLE for question in person.questions}
+    for seed in range(20):
+        asked = [chatter(random.Random(seed), person) for person in (EMPTY, *PEOPLE[:3])]
+        assert len(set(asked)) == 1
+        assert asked[0].value is None
+        assert asked[0].answer not in facts
+        assert asked[0].messages[0].role == Role.USER.value
+    assert len({chatter(random.Random(seed), EMPTY) for seed in range(20)}) > 10
+
+
+def test_who_can_be_asked():
+    silent = replace(PEOPLE[0], questions=(), untold=())
+    assert can_ask({"questions": 1.0}, PEOPLE[0])
+    assert not can_ask({"questions": 1.0, "update": 1.0, "completion": 1.0}, silent)
+    assert not can_ask({"questions": 1.0, "reconstruction": 0.0}, silent)
+    assert can_ask({"questions": 1.0, "reconstruction": 0.1}, silent)
+    assert not can_ask({"chatter": 1.0}, PEOPLE[0])
 
 
 def test_objectives_are_drawn_by_their_weights():
