@@ -128,6 +128,7 @@ def build_app() -> typer.Typer:
     """The command tree: one file per group."""
     from memory_cli import (
         adapters,
+        ask,
         chat,
         db,
         demo,
@@ -158,6 +159,7 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     app.add_typer(turns.app, name="turns")
     app.command("chat")(chat.chat)
+    app.command("ask")(ask.ask)
     app.command("serve")(serve.serve)
     app.add_typer(keys.app, name="keys")
     app.add_typer(users.app, name="users")

@@ -158,6 +158,77 @@ def search_turns(
         output.note(f"there may be more: --before {found[-1].turn.id}", style="dim")
 
 
+@app.command("show")
+def show_turn(
+    user: User,
+    turn_id: Annotated[str, typer.Argument(metavar="ID", help="Which turn.")],
+    as_json: Json = False,
+) -> None:
+    """Show one turn of USER."""
+    settings = read_settings()
+    memory_id = MemoryId(user, settings.tenant)
+    with opened_store(settings) as store:
+        kept = store.run(store.it.inspect.turn(memory_id, turn_id))
+    if as_json:
+        output.show_json(_record(kept))
+        return
+    turn = kept.turn
+    state = "pending" if kept.is_pending else "set aside" if kept.is_aside else "encoded"
+    output.show_fields(
+        {
+            "id": turn.id,
+            "session": turn.session,
+            "time (UTC)": turn.time,
+            "role": turn.role.value,
+            "text": turn.text,
+            "in the memory": state,
+        }
+    )
+
+
+@app.command("sessions")
+def list_sessions(
+    user: User,
+    after: Annotated[str, typer.Option(metavar="NAME", help="Begin after this name.")] = "",
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most N sessions.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """List USER's sessions by name."""
+    settings = read_settings()
+    memory_id = MemoryId(user, settings.tenant)
+    with opened_store(settings) as store:
+        heads = store.run(store.it.inspect.sessions(memory_id, after=after, limit=limit))
+    if as_json:
+        output.show_json(
+            [
+                {
+                    "session": head.name,
+                    "turns": head.turns,
+                    "pending": head.is_pending,
+                    "first_at": head.first_at,
+                    "last_at": head.last_at,
+                }
+                for head in heads
+            ]
+        )
+        return
+    output.show_table(
+        ["session", "turns ", "first (UTC)", "last (UTC)", ""],
+        [
+            (
+                head.name,
+                head.turns,
+                head.first_at,
+                head.last_at,
+                "pending" if head.is_pending else "",
+            )
+            for head in heads
+        ],
+    )
+    if len(heads) == limit:
+        output.note(f"there may be more: --after {heads[-1].name}", style="dim")
+
+
 def _store_one(settings: Settings, memory_id: MemoryId, turn: Turn, *, is_dated: bool) -> Stored:
     with (
         interrupts.told(lambda: told_interrupted(memory_id, Stored())),

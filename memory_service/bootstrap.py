@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from memory_service.inference.engine import Engine, Watch
     from memory_service.inference.local import LocalBackend
     from memory_service.inference.tokens import Tokens
+    from memory_service.services.ask import Ask
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
     from memory_service.services.edit import Edit
@@ -79,6 +80,7 @@ class Service:
 
     store: Store
     base_model_name: str
+    context_tokens: int
     base: "BaseModel"
     generator: "Generator"
     encoder: "LocalEncoder"
@@ -91,6 +93,7 @@ class Service:
     rollback: "Rollback"
     recall: "Recall"
     chat: "Chat"
+    ask: "Ask"
     export: "Export"
     queue: "EncodeQueue"
     exchange: "Exchange"
@@ -214,6 +217,7 @@ async def open_service(
     from memory_service.inference.engine import Engine, Limits
     from memory_service.services.adapter_cache import AdapterCache
     from memory_service.services.amend import Amend
+    from memory_service.services.ask import Ask
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
     from memory_service.services.edit import Edit
@@ -226,11 +230,12 @@ async def open_service(
     from memory_service.services.rollback import Rollback
 
     encoder, generator = inference.encoder, inference.generator
+    context_tokens: int = inference.base.model.config.max_position_embeddings
     compute = Compute()
     engine = Engine(
         inference.batch,
         inference.tokens,
-        inference.base.model.config.max_position_embeddings,
+        context_tokens,
         compute.run,
         Limits(
             rows=settings.batch_rows,
@@ -254,6 +259,7 @@ async def open_service(
             yield Service(
                 store=store,
                 base_model_name=inference.base_model_name,
+                context_tokens=context_tokens,
                 base=inference.base,
                 generator=generator,
                 encoder=encoder,
@@ -266,6 +272,7 @@ async def open_service(
                 rollback=Rollback(amend),
                 recall=recall,
                 chat=chat,
+                ask=Ask(recall, engine, inference.backend, compute),
                 export=Export(
                     store.open_unit, encoder, generator, compute, inference.base_model_name
                 ),

@@ -11,4 +11,4 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.helpers.databases", "tests.helpers.home"]
+pytest_plugins = ["tests.helpers.databases", "tests.helpers.home", "tests.helpers.api"]

@@ -62,8 +62,39 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+EXAMPLES: dict[int, MemoryServiceError] = {
+    400: InvalidInput("limit", 0, "must be at least 1"),
+    401: Unauthenticated("is missing"),
+    403: Forbidden("deleting memories", "admin"),
+    404: NotFound("user", "ana"),
+    409: StateConflict("turn m1", "is already known with another text; use a new id"),
+    413: InvalidInput("body", "4,194,304 bytes", "has more than 4,000,000 bytes"),
+    429: Overloaded("engine", "64 requests are waiting already", 3),
+    500: NumericalError("logits", "hold NaN or Inf; check the adapter and the base model"),
+    502: Rejected("engine", "refused the request"),
+    503: Unavailable("database", "is locked", "try again"),
+    504: Timeout("engine", "the deadline came before the answer's end"),
+}
+"""An error of every status that is answered."""
+
+
+def _body(message: str, code: str, status: int, param: object = None) -> dict[str, object]:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _documented(status: int, kinds: list[str]) -> dict[str, Any]:
+    error = EXAMPLES[status]
+    example = _body(str(error), error.code, status, getattr(error, "field", None))
+    return {
+        "model": ErrorBody,
+        "description": ", ".join(kinds),
+        "content": {"application/json": {"example": example}},
+    }
+
+
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": ", ".join(kinds)}
+    status: _documented(status, kinds)
     for status, kinds in {
         status: [kind.code for kind, own in STATUS.items() if own == status] or ["invalid_input"]
         for status in sorted({*STATUS.values(), 413})
@@ -89,11 +120,6 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(Exception, _of_bug)
-
-
-def _body(message: str, code: str, status: int, param: object = None) -> dict[str, object]:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def _of_service(request: Request, error: Exception) -> JSONResponse:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from memory_service.api.memory_schemas import shown
 from memory_service.domain.messages import Message, Sampling
 from memory_service.services.exchange import Mode
 
@@ -46,10 +47,24 @@ class MemoryOptions(BaseModel):
     mode: Mode = Mode.READ_WRITE
     version: int | None = Field(default=None, ge=1, le=2**31 - 1)
     session: str | None = None
+    window_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Prompt tokens for the last messages; MEMORY_SERVICE_WINDOW_TOKENS otherwise",
+    )
 
 
 class ChatRequest(BaseModel):
     """A request for an answer."""
+
+    model_config = shown(
+        model="smollm2-135m-instruct",
+        user="ana",
+        messages=[{"role": "user", "content": "What is my dog called?"}],
+        stream=False,
+        memory={"mode": "read_write", "session": "monday"},
+    )
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
@@ -87,17 +102,75 @@ class ChatRequest(BaseModel):
         )
 
 
-class TurnBody(BaseModel):
-    """A turn to append; only the text is required."""
+class Usage(BaseModel):
+    """What an answer cost."""
 
-    text: str
-    role: str = "user"
-    session: str = "default"
-    time: str | None = None
-    id: str | None = None
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
 
 
-class TurnsBody(BaseModel):
-    """Turns to append, all or none."""
+class AnswerMessage(BaseModel):
+    """The answer's text."""
 
-    turns: list[TurnBody] = Field(min_length=1, max_length=MOST_MESSAGES)
+    role: Literal["assistant"]
+    content: str
+
+
+class AnswerChoice(BaseModel):
+    """The one answer; `length` means that it has as many tokens as were allowed."""
+
+    index: Literal[0]
+    message: AnswerMessage
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatAnswer(BaseModel):
+    """An answer, as OpenAI's."""
+
+    model_config = shown(
+        id="chatcmpl-5d3c0a8e",
+        object="chat.completion",
+        created=1_772_389_800,
+        model="smollm2-135m-instruct",
+        choices=[
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Biscuit."},
+                "finish_reason": "stop",
+            }
+        ],
+        usage={"prompt_tokens": 18, "completion_tokens": 4, "total_tokens": 22},
+    )
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[AnswerChoice]
+    usage: Usage
+
+
+class ModelBody(BaseModel):
+    """The base model; `max_model_len` is its context in tokens."""
+
+    model_config = shown(
+        id="smollm2-135m-instruct",
+        object="model",
+        created=0,
+        owned_by="memory-service",
+        max_model_len=8192,
+    )
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int
+
+
+class ModelsBody(BaseModel):
+    """All models: one."""
+
+    object: Literal["list"]
+    data: list[ModelBody]

@@ -76,6 +76,17 @@ class Head:
 
 
 @dataclass(frozen=True)
+class SessionHead:
+    """One session's row. `turns` counts those not set aside; the times are of all kept ones."""
+
+    name: str
+    turns: int
+    is_pending: bool
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True)
 class StoredSizes:
     """How much is stored of one memory; `adapters_bytes` are those of all kept read-outs."""
 

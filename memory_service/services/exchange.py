@@ -49,6 +49,8 @@ class Asked:
     mode: Mode = Mode.READ_WRITE
     version: int | None = None
     session: str | None = None
+    window_tokens: int | None = None
+    """Prompt tokens for the last messages; None: as many as the service gives everybody."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ class Exchange:
         conversation: Sequence[Message],
         version: int | None = None,
     ) -> AsyncIterator[Begun]:
-        window = self._chat.window(conversation, self._window_tokens)
+        budget = asked.window_tokens or self._window_tokens
+        window = self._chat.window(conversation, budget)
         async with self._chat.answering(
             memory_id, window.messages, asked.sampling, version
         ) as answering:

@@ -1,11 +1,17 @@
 """Inspect: look at what is stored, without a model and without changing anything."""
 
-from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from memory_service.domain.memory import MemoryId
-from memory_service.domain.records import Head, StoredAdapter, StoredChunk, StoredSizes
+from memory_service.domain.records import (
+    Head,
+    SessionHead,
+    StoredAdapter,
+    StoredChunk,
+    StoredSizes,
+)
 from memory_service.domain.search import parse_search
 from memory_service.domain.turns import Turn
 from memory_service.errors import NotFound
@@ -93,16 +99,32 @@ class Inspect:
             )
 
     async def turns(
-        self, memory_id: MemoryId, *, session: str | None = None, limit: int | None = None
+        self,
+        memory_id: MemoryId,
+        *,
+        session: str | None = None,
+        before: tuple[datetime, str] | None = None,
+        limit: int | None = None,
     ) -> list[KeptTurn]:
-        """The newest `limit` turns (default: all) in (time, id) order. Raises NotFound."""
+        """The newest `limit` turns (default: all) in (time, id) order; `before` is such a pair.
+
+        Raises:
+            NotFound: there is no such user.
+        """
         async with self._open_unit() as unit:
-            pending = await unit.memories.pending_turn_ids(memory_id)
-            aside = await unit.memories.turns_set_aside(memory_id)
-            newest: deque[Turn] = deque(maxlen=limit)
-            async for turn in turn_pages(unit, memory_id, session):
-                newest.append(turn)
-        return [KeptTurn(turn, turn.id in pending, turn.id in aside) for turn in newest]
+            if limit is None:
+                kept = [turn async for turn in turn_pages(unit, memory_id, session)]
+            else:
+                kept = await unit.memories.latest_turns(
+                    memory_id, session=session, before=before, limit=limit
+                )
+            return await _kept_turns(unit, memory_id, kept)
+
+    async def turn(self, memory_id: MemoryId, turn_id: str) -> KeptTurn:
+        """One turn. Raises NotFound."""
+        async with self._open_unit() as unit:
+            (kept,) = await _kept_turns(unit, memory_id, [await _turn(unit, memory_id, turn_id)])
+        return kept
 
     async def search(
         self, memory_id: MemoryId, words: str, *, before: str | None = None, limit: int = 20
@@ -117,18 +139,23 @@ class Inspect:
         """
         terms = parse_search(words)
         async with self._open_unit() as unit:
-            pending = await unit.memories.pending_turn_ids(memory_id)
-            aside = await unit.memories.turns_set_aside(memory_id)
             order = None
             if before is not None:
                 order = (await _turn(unit, memory_id, before)).order
             found = await unit.memories.search(memory_id, terms, before=order, limit=limit)
-        return [KeptTurn(turn, turn.id in pending, turn.id in aside) for turn in found]
+            return await _kept_turns(unit, memory_id, found)
 
     async def turns_by_id(self, memory_id: MemoryId, ids: Iterable[str]) -> dict[str, Turn]:
         """Those turns of a user that are still kept. Raises NotFound."""
         async with self._open_unit() as unit:
             return await unit.memories.turns_by_id(memory_id, ids)
+
+    async def sessions(
+        self, memory_id: MemoryId, *, after: str = "", limit: int = 100
+    ) -> list[SessionHead]:
+        """A user's sessions by name, after the one named. Raises NotFound."""
+        async with self._open_unit() as unit:
+            return await unit.memories.session_heads(memory_id, after=after, limit=limit)
 
     async def adapters(
         self, memory_id: MemoryId, *, before: int | None = None, limit: int = 100
@@ -175,6 +202,14 @@ class Inspect:
             held = await _turn_ids(unit, memory_id, first)
             held_by_other = await _turn_ids(unit, memory_id, second)
         return Difference(one, other, sorted(held_by_other - held), sorted(held - held_by_other))
+
+
+async def _kept_turns(
+    unit: UnitOfWork, memory_id: MemoryId, turns: Iterable[Turn]
+) -> list[KeptTurn]:
+    pending = await unit.memories.pending_turn_ids(memory_id)
+    aside = await unit.memories.turns_set_aside(memory_id)
+    return [KeptTurn(turn, turn.id in pending, turn.id in aside) for turn in turns]
 
 
 async def _turn_ids(unit: UnitOfWork, memory_id: MemoryId, version: int) -> set[str]:

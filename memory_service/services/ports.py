@@ -21,6 +21,7 @@ from memory_service.domain.records import (
     Head,
     NewVersion,
     PendingSession,
+    SessionHead,
     StoredAdapter,
     StoredChunk,
     StoredSizes,
@@ -45,6 +46,7 @@ __all__ = [
     "OpenUnit",
     "PendingSession",
     "Sampling",
+    "SessionHead",
     "StoredAdapter",
     "StoredChunk",
     "StoredSizes",
@@ -97,7 +99,12 @@ class Memories(Protocol):
         ...
 
     async def latest_turns(
-        self, memory_id: MemoryId, *, session: str | None = None, limit: int
+        self,
+        memory_id: MemoryId,
+        *,
+        session: str | None = None,
+        before: tuple[datetime, str] | None = None,
+        limit: int,
     ) -> list[Turn]:
         """The newest turns of a user or session, in (time, id) order. Raises NotFound."""
         ...
@@ -111,6 +118,12 @@ class Memories(Protocol):
         limit: int | None = None,
     ) -> list[Turn]:
         """Turns that hold all terms, newest first. Raises NotFound for an unknown user."""
+        ...
+
+    async def session_heads(
+        self, memory_id: MemoryId, *, after: str = "", limit: int = 100
+    ) -> list[SessionHead]:
+        """A user's sessions by name, after the one named (keyset page). Raises NotFound."""
         ...
 
     async def pending_memories(self) -> list[MemoryId]:
@@ -330,4 +343,21 @@ class Backend(Protocol):
 
     def withdraw(self, memory_id: MemoryId) -> None:
         """End every answer that is being made with a memory, before its next token."""
+        ...
+
+
+class Scorer(Protocol):
+    """Tells how likely answers are. Blocking; run in `compute`."""
+
+    def log_likelihoods(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        answers: Sequence[str],
+        readouts: Sequence[Tensor | None],
+    ) -> list[float]:
+        """Mean log-likelihood in nats per token of each answer after its prompt.
+
+        Raises:
+            InvalidInput: a prompt and its answer do not fit into the base model's context.
+        """
         ...

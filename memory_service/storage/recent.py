@@ -1,8 +1,11 @@
-"""What a running service asks all the time: the last turns, and who has work pending."""
+"""What a running service asks all the time: some turns, sessions, and who has work pending."""
 
-from sqlalchemy import func, or_, select
+from datetime import datetime
+
+from sqlalchemy import func, or_, select, tuple_
 
 from memory_service.domain.memory import MemoryId
+from memory_service.domain.records import SessionHead
 from memory_service.domain.turns import Turn
 from memory_service.storage.queries import PENDING, Queries, as_turn, turns_where
 from memory_service.storage.tables import ChunkRow, SessionRow, TenantRow, TurnRow, UserRow
@@ -12,9 +15,14 @@ class Recent(Queries):
     """Queries whose cost does not grow with a memory."""
 
     async def latest_turns(
-        self, memory_id: MemoryId, *, session: str | None = None, limit: int
+        self,
+        memory_id: MemoryId,
+        *,
+        session: str | None = None,
+        before: tuple[datetime, str] | None = None,
+        limit: int,
     ) -> list[Turn]:
-        """The newest turns of a user or of one session, in (time, id) order.
+        """The newest turns of a user or of one session, in (time, id) order (keyset page).
 
         Raises:
             NotFound: the user is unknown.
@@ -26,13 +34,34 @@ class Recent(Queries):
             if session not in found:
                 return []
             owner = TurnRow.session_id == found[session][0]
+        query = turns_where(owner)
+        if before is not None:
+            query = query.where(tuple_(TurnRow.time, TurnRow.turn_id) < before)
         rows = await self._transaction.read(
-            turns_where(owner)
-            .order_by(None)
-            .order_by(TurnRow.time.desc(), TurnRow.turn_id.desc())
-            .limit(limit)
+            query.order_by(None).order_by(TurnRow.time.desc(), TurnRow.turn_id.desc()).limit(limit)
         )
         return [as_turn(*row) for row in reversed(rows)]
+
+    async def session_heads(
+        self, memory_id: MemoryId, *, after: str = "", limit: int = 100
+    ) -> list[SessionHead]:
+        """A user's sessions by name, after the one named (keyset page).
+
+        Raises:
+            NotFound: the user is unknown.
+        """
+        user_id, _ = await self._find(memory_id)
+        first, last = (
+            select(bound(TurnRow.time)).where(TurnRow.session_id == SessionRow.id).scalar_subquery()
+            for bound in (func.min, func.max)
+        )
+        rows = await self._transaction.read(
+            select(SessionRow.name, SessionRow.turns, PENDING, first, last)
+            .where(SessionRow.user_id == user_id, SessionRow.name > after)
+            .order_by(SessionRow.name)
+            .limit(limit)
+        )
+        return [SessionHead(*row) for row in rows]
 
     async def pending_memories(self) -> list[MemoryId]:
         """Everybody with turns that are not encoded yet, of all tenants."""

@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -119,10 +119,19 @@ class FakeUnit:
         return sorted(user.turns.values(), key=lambda turn: turn.order)
 
     async def latest_turns(
-        self, memory_id: MemoryId, *, session: str | None = None, limit: int
+        self,
+        memory_id: MemoryId,
+        *,
+        session: str | None = None,
+        before: tuple[datetime, str] | None = None,
+        limit: int,
     ) -> list[Turn]:
-        turns = await self.turns(memory_id)
-        return [turn for turn in turns if session in {None, turn.session}][-limit:]
+        turns = [turn for turn in await self.turns(memory_id) if session in {None, turn.session}]
+        return [turn for turn in turns if before is None or turn.order < before][-limit:]
+
+    async def turns_by_id(self, memory_id: MemoryId, turn_ids: Iterable[str]) -> dict[str, Turn]:
+        wanted = set(turn_ids)
+        return {turn.id: turn for turn in await self.turns(memory_id) if turn.id in wanted}
 
     async def pending_memories(self) -> list[MemoryId]:
         await asyncio.sleep(0)

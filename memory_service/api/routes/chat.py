@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from memory_service.api.deps import Caller, Parts, allowed, parts
 from memory_service.api.errors import body_of
-from memory_service.api.schemas import ChatRequest
+from memory_service.api.schemas import ChatAnswer, ChatRequest, ModelBody, ModelsBody
 from memory_service.domain.keys import Scope
 from memory_service.domain.messages import Generation
 from memory_service.errors import InvalidInput, MemoryServiceError, NotFound
@@ -26,6 +26,31 @@ from memory_service.settings import Settings
 router = APIRouter(tags=["chat"])
 
 Reader = Annotated[Caller, Depends(allowed(Scope.READ, "chatting"))]
+
+ANSWERED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with `stream` as server-sent events of OpenAI's chunks, "
+        "ended by `data: [DONE]`",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": 'data: {"id": "chatcmpl-5d3c0a8e", "object": "chat.completion.chunk", '
+                '"created": 1772389800, "model": "smollm2-135m-instruct", "choices": [{"index": 0, '
+                '"delta": {"content": "Biscuit."}, "finish_reason": null}]}\n\n',
+            }
+        },
+        "headers": {
+            name: {"description": meaning, "schema": {"type": kind}}
+            for name, kind, meaning in (
+                ("X-Memory-Mode", "string", "read_write, read or off"),
+                ("X-Memory-Version", "integer", "the adapter that answered"),
+                ("X-Memory-Session", "string", "percent-encoded"),
+                ("X-Memory-Cut-Messages", "integer", "left out of the prompt by the window"),
+                ("X-Memory-Prompt-Tokens-Saved", "integer", "what the history would have taken"),
+            )
+        },
+    }
+}
 
 
 @dataclass(frozen=True)
@@ -54,22 +79,20 @@ class _Answer:
 
 
 @router.get("/v1/models")
-async def list_models(who: Reader, made: Annotated[Parts, Depends(parts)]) -> dict[str, Any]:
+async def list_models(who: Reader, made: Annotated[Parts, Depends(parts)]) -> ModelsBody:
     """The base model that answers."""
-    return {"object": "list", "data": [_model(made)]}
+    return ModelsBody(object="list", data=[_model(made)])
 
 
 @router.get("/v1/models/{name:path}")
-async def show_model(
-    name: str, who: Reader, made: Annotated[Parts, Depends(parts)]
-) -> dict[str, Any]:
+async def show_model(name: str, who: Reader, made: Annotated[Parts, Depends(parts)]) -> ModelBody:
     """One model."""
     if name != made.service.base_model_name:
         raise NotFound("model", name, f"this server answers as {made.service.base_model_name}")
     return _model(made)
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", response_model=ChatAnswer, responses=ANSWERED)
 async def complete(
     body: ChatRequest, request: Request, who: Reader, made: Annotated[Parts, Depends(parts)]
 ) -> Response:
@@ -172,6 +195,7 @@ def _asked(body: ChatRequest, request: Request, who: Caller, settings: Settings)
         memory_id=who.memory(user) if user else None,
         mode=mode,
         version=body.memory.version,
+        window_tokens=body.memory.window_tokens,
         session=body.memory.session or _first_header(request, settings.session_headers),
     )
 
@@ -207,10 +231,11 @@ def _event(body: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(body)}\n\n".encode()
 
 
-def _model(made: Parts) -> dict[str, Any]:
-    return {
-        "id": made.service.base_model_name,
-        "object": "model",
-        "created": 0,
-        "owned_by": "memory-service",
-    }
+def _model(made: Parts) -> ModelBody:
+    return ModelBody(
+        id=made.service.base_model_name,
+        object="model",
+        created=0,
+        owned_by="memory-service",
+        max_model_len=made.service.context_tokens,
+    )

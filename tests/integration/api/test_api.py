@@ -4,70 +4,15 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 
-import httpx
 import openai
 import pytest
 
-from memory_service.api.app import create_app
-from memory_service.api.metrics import Metrics
-from memory_service.bootstrap import Service, open_service
 from memory_service.domain.keys import Scope
 from memory_service.domain.memory import MemoryId
-from memory_service.settings import Settings, read_settings
+from tests.helpers.api import Api, error
 
 FACTS = "My dog is called Rex."
-
-
-class Api:
-    """A server without a socket, and what it works with."""
-
-    def __init__(self, service: Service, settings: Settings) -> None:
-        self.service, self.settings = service, settings
-        self.model = service.base_model_name
-        app = create_app(service, settings, Metrics())
-        self.transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        self.http = httpx.AsyncClient(transport=self.transport, base_url="http://127.0.0.1")
-        self.openai = openai.AsyncOpenAI(
-            api_key="none", base_url="http://127.0.0.1/v1", http_client=self.http, max_retries=0
-        )
-
-    async def chat(self, text: str | list = "Hi", key: str = "", **fields) -> httpx.Response:
-        messages = text if isinstance(text, list) else [{"role": "user", "content": text}]
-        body = {"model": self.model, "messages": messages, "max_tokens": 8, "temperature": 0}
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return await self.http.post(
-            "/v1/chat/completions", json=body | fields, headers=headers | fields.pop("headers", {})
-        )
-
-    async def texts(self, user: str, tenant: str = "default") -> list[str]:
-        kept = await self.service.store.inspect.turns(MemoryId(user, tenant))
-        return [one.turn.text for one in kept]
-
-    async def key(self, tenant: str, *scopes: Scope) -> str:
-        _, token = await self.service.store.keys.create(tenant, frozenset(scopes or Scope))
-        return token
-
-
-@pytest.fixture
-async def api(home: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
-    monkeypatch.setenv("MEMORY_SERVICE_MOST_BODY_BYTES", "100000")
-    settings = read_settings()
-    async with open_service(settings, lambda _: None) as service:
-        await service.queue.start()
-        made = Api(service, settings)
-        yield made
-        await made.http.aclose()
-        await service.queue.stop()
-
-
-def error(response: httpx.Response, status: int, code: str) -> dict:
-    assert response.status_code == status, response.text
-    body = response.json()["error"]
-    assert set(body) == {"message", "type", "param", "code"}
-    assert body["code"] == code
-    return body
 
 
 # The openai SDK, unmodified
@@ -339,6 +284,12 @@ async def test_no_answer_of_a_random_request_is_a_5xx(api: Api) -> None:
         {"turns": [{"text": "Hi", "time": "yesterday"}]},
         {"turns": [{"text": "Hi", "role": "robot"}]},
         {"turns": [{"text": "\ud800", "id": "a" * 500}]},
+        {"text": "\ud800", "new_id": "\x00"},
+        {"turn_ids": ["\ud800"], "session": "\x00"},
+        {"since": "yesterday", "until": "0001-01-01T00:00:00+14:00"},
+        {"version": 1, "as_of": "2026-01-01"},
+        {"as_of": "9999-12-31T23:59:59-14:00"},
+        {"question": "\ud800", "max_tokens": 8},
         {"model": api.model, "messages": [{"role": "user", "content": "\ud800"}]},
         {"model": api.model, "messages": [{"role": "user", "content": []}], "user": "\ud800"},
         {"model": "\ud800", "messages": [{"role": "user", "content": "Hi"}]},
@@ -347,7 +298,7 @@ async def test_no_answer_of_a_random_request_is_a_5xx(api: Api) -> None:
     for path, operations in document["paths"].items():
         for method in operations:
             asked = [(value, {}) for value in values]
-            asked += [("ann", body) for body in bodies] if method == "post" else []
+            asked += [("ann", body) for body in bodies] if method in {"post", "patch"} else []
             for value, body in asked:
                 response = await api.http.request(
                     method.upper(),

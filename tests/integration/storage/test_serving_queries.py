@@ -81,3 +81,42 @@ def test_scopes_are_read_from_a_list_with_commas() -> None:
         parse_scopes("read,all")
     with pytest.raises(InvalidInput, match="at least one"):
         ApiKey("1", "acme", parse_scopes(""), "", datetime.now(UTC))
+
+
+async def test_pages_of_turns_before_a_turn(open_unit: OpenUnit) -> None:
+    await store(open_unit, ANN, *range(1, 8))
+    async with open_unit() as unit:
+        everything = await unit.memories.turns(ANN)
+        page = await unit.memories.latest_turns(ANN, before=everything[4].order, limit=3)
+        assert page == everything[1:4]
+        assert await unit.memories.latest_turns(ANN, before=everything[0].order, limit=3) == []
+
+
+async def test_turns_are_found_by_id(open_unit: OpenUnit) -> None:
+    await store(open_unit, ANN, *range(1, 8))
+    await store(open_unit, OTHER, 9)
+    async with open_unit() as unit:
+        everything = await unit.memories.turns(ANN)
+        ids = [everything[5].id, everything[2].id, turn(9).id, "none"]
+        expected = {one.id: one for one in (everything[2], everything[5])}
+        assert await unit.memories.turns_by_id(ANN, ids) == expected
+        with pytest.raises(NotFound):
+            await unit.memories.turns_by_id(MemoryId("nobody"), ids)
+
+
+async def test_sessions_by_name_with_their_times(open_unit: OpenUnit) -> None:
+    await store(open_unit, ANN, *range(1, 8))
+    async with open_unit() as unit:
+        heads = await unit.memories.session_heads(ANN)
+        by_name: dict[str, list] = {}
+        for one in await unit.memories.turns(ANN):
+            by_name.setdefault(one.session, []).append(one.time)
+        assert [(one.name, one.turns, one.first_at, one.last_at) for one in heads] == [
+            (name, len(times), times[0], times[-1]) for name, times in sorted(by_name.items())
+        ]
+        assert all(one.is_pending for one in heads)
+        first, *rest = heads
+        assert await unit.memories.session_heads(ANN, limit=1) == [first]
+        assert await unit.memories.session_heads(ANN, after=first.name) == rest
+        await unit.memories.write_version(ANN, change(0, await revisions(unit)))
+        assert not any(one.is_pending for one in await unit.memories.session_heads(ANN))
