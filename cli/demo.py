@@ -25,7 +25,7 @@ from memory_service.errors import InvalidInput, NotFound, Unavailable
 from memory_service.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from memory_service.evaluation.side_by_side import Answered, Row, Summary
+    from memory_service.evaluation.side_by_side import Row, Summary
 
 SHIPPED_DIALOGUES = "msc_shape.jsonl"
 
@@ -181,23 +181,22 @@ def _ask(
 ) -> tuple[list["Row"], list["Summary"], int]:
     from memory_service.evaluation.side_by_side import (  # imports torch
         SideBySide,
-        Way,
         kv_cache_bytes,
         summarise,
     )
 
     service = opened.it
-    side_by_side = SideBySide(service.recall, service.backend, service.compute)
+    side_by_side = SideBySide(service.recall, service.reader, service.compute)
     with output.counting("asking four ways", "steps") as report:
         rows = opened.run(side_by_side.ask(dialogue, own.memory_id, swap.memory_id, report))
     kept_bytes = {
-        Way.NONE: 0,
-        Way.OWN: own.adapter_bytes,
-        Way.SWAP: swap.adapter_bytes,
-        Way.HISTORY: own.text_bytes,
+        "none": 0,
+        "own": own.adapter_bytes,
+        "swap": swap.adapter_bytes,
+        "history": own.text_bytes,
     }
     summaries = summarise(rows, kept_bytes)
-    tokens = next(one for one in summaries if one.way is Way.HISTORY).mean_prompt_tokens
+    tokens = next(one for one in summaries if one.method == "history").mean_prompt_tokens
     bytes_per_number = service.generator.config.dtype.itemsize
     cache_bytes = kv_cache_bytes(service.base.model.config, bytes_per_number, tokens or 0)
     return rows, summaries, cache_bytes
@@ -227,31 +226,29 @@ def _show_memories(memories: Sequence[_Memory]) -> None:
 
 
 def _show_answers(rows: Sequence["Row"]) -> None:
+    from memory_service.evaluation.side_by_side import LABELS
+
     output.show_side_by_side(
         [
             (
                 row.question.text,
                 row.question.answer,
-                {way.value: _marked(answer) for way, answer in row.answers.items()},
+                {LABELS[name]: (one.text, one.holds) for name, one in row.answers.items()},
             )
             for row in rows
         ]
     )
 
 
-def _marked(answer: "Answered | None") -> tuple[str, bool | None]:
-    if answer is None:
-        return "(longer than the base model's context)", None
-    return answer.text, answer.holds
-
-
 def _show_summary(summaries: Sequence["Summary"]) -> None:
+    from memory_service.evaluation.side_by_side import LABELS
+
     output.show_line("")
     output.show_table(
         ["", "hold the answer ", "F1 ", "prompt tokens ", "first token ", "kept per user "],
         [
             (
-                one.way.value,
+                LABELS[one.method],
                 f"{one.holding} of {one.judged}" if one.judged else None,
                 None if one.mean_f1 is None else f"{one.mean_f1:.2f}",
                 None if one.mean_prompt_tokens is None else round(one.mean_prompt_tokens),
@@ -298,22 +295,20 @@ def _record(  # everything that was shown
                 "expected": row.question.answer,
                 "value": row.question.value,
                 "answers": {
-                    way.name.lower(): None
-                    if answer is None
-                    else {
+                    method: {
                         "text": answer.text,
                         "holds": answer.holds,
                         "f1": answer.f1,
                         "prompt_tokens": answer.prompt_tokens,
                         "first_token_ms": round(1000 * answer.first_token_s, 1),
                     }
-                    for way, answer in row.answers.items()
+                    for method, answer in row.answers.items()
                 },
             }
             for row in rows
         ],
         "ways": {
-            one.way.name.lower(): {
+            one.method: {
                 "holding": one.holding,
                 "judged": one.judged,
                 "mean_f1": one.mean_f1,

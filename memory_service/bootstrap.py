@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from memory_service.inference.encoder import LocalEncoder
     from memory_service.inference.engine import Engine, Watch
     from memory_service.inference.local import LocalBackend
+    from memory_service.inference.reading import Reader
     from memory_service.inference.tokens import Tokens
     from memory_service.services.ask import Ask
     from memory_service.services.chat import Chat
@@ -72,6 +73,7 @@ class Inference:
     backend: "LocalBackend"
     tokens: "Tokens"
     batch: "Batch"
+    reader: "Reader"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Service:
     base: "BaseModel"
     generator: "Generator"
     encoder: "LocalEncoder"
-    backend: "LocalBackend"
+    reader: "Reader"
     engine: "Engine"
     compute: "Compute"
     remember: "Remember"
@@ -184,6 +186,7 @@ def load_inference(settings: Settings, report: Report) -> Inference:
     from memory_service.inference.batch import Batch
     from memory_service.inference.encoder import LocalEncoder
     from memory_service.inference.local import LocalBackend
+    from memory_service.inference.reading import Reader
     from memory_service.inference.tokens import Tokens
 
     report(f"loading {files.name}")
@@ -200,6 +203,7 @@ def load_inference(settings: Settings, report: Report) -> Inference:
         backend=LocalBackend(base, tokens, injector, empty),
         tokens=tokens,
         batch=Batch(base, tokens, injector, empty),
+        reader=Reader(base, tokens, injector, empty),
     )
 
 
@@ -263,7 +267,7 @@ async def open_service(
                 base=inference.base,
                 generator=generator,
                 encoder=encoder,
-                backend=inference.backend,
+                reader=inference.reader,
                 engine=engine,
                 compute=compute,
                 remember=remember,

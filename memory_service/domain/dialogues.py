@@ -30,8 +30,9 @@ class DialogueQuestion:
 
     `value` is the part of the answer that carries the fact, `evidence_session` the number of the
     session that states it, `about` the speaker whose fact it is, `outdated` what was true before
-    (`wrong_answer` in records); None where the record says nothing. An answer of None was never
-    written: only a reader can judge what the model says.
+    (`wrong_answer` in records), `kind` what sort of question it is (`category`), `speaker` who said
+    the evidence, `asked_at` when it is asked (`question_date`); None where the record says nothing.
+    An answer of None was never written: only a reader can judge what the model says.
     """
 
     text: str
@@ -40,6 +41,9 @@ class DialogueQuestion:
     evidence_session: int | None
     about: Role | None
     outdated: str | None = None
+    kind: str | None = None
+    speaker: Role | None = None
+    asked_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -170,10 +174,11 @@ def _question(question: object, roles: Mapping[str, Role], where: str) -> Dialog
     if not isinstance(question, Mapping):
         raise InvalidInput(where[:-1], question, "must be a JSON object")
     evidence = question.get("evidence")
-    session = evidence.get("session") if isinstance(evidence, Mapping) else None
+    found = evidence if isinstance(evidence, Mapping) else {}
+    session, speaker = found.get("session"), found.get("speaker")
     if session is not None and (not isinstance(session, int) or isinstance(session, bool)):
         raise InvalidInput(f"{where}evidence.session", session, "must be a whole number")
-    about = question.get("about")
+    about, asked_at = question.get("about"), question.get("question_date")
     return DialogueQuestion(
         text=_text(question, "question", where),
         answer=_optional_text(question, "answer", where),
@@ -181,6 +186,9 @@ def _question(question: object, roles: Mapping[str, Role], where: str) -> Dialog
         evidence_session=session,
         about=None if about is None else _role(about, roles, f"{where}about"),
         outdated=_optional_text(question, "wrong_answer", where),
+        kind=_optional_text(question, "category", where),
+        speaker=None if speaker is None else _role(speaker, roles, f"{where}evidence.speaker"),
+        asked_at=None if asked_at is None else _start(asked_at, f"{where}question_date"),
     )
 
 

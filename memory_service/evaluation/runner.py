@@ -1,34 +1,30 @@
-"""Runner: every method on every sample, one JSON line per question."""
+"""Runner: every method on every sample, with scores and costs of every question."""
 
-import json
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
-from torch import Tensor
-
-from memory_service.domain.messages import Message
-from memory_service.evaluation.methods import METHODS
+from memory_service.evaluation.answering import Answered, Reads, answer_all
+from memory_service.evaluation.flops import ModelFlops
+from memory_service.evaluation.methods import METHODS, Kept
 from memory_service.evaluation.samples import Asked, Sample
-from memory_service.evaluation.scorers import exact_match, token_f1, value_recall
-from memory_service.inference.encoder import LocalEncoder
-from memory_service.inference.local import LocalBackend
-from memory_service.services.ports import Sampling
-
-SAMPLING = Sampling(max_new_tokens=24)
-"""Greedy; answers of these tasks are short."""
-
-BATCH_PROMPT_TOKENS = 4096
-"""Questions are answered together while their prompts fit into this."""
+from memory_service.evaluation.scorers import (
+    exact_match,
+    rouge_l_recall,
+    token_f1,
+    value_recall,
+)
+from memory_service.services.ports import Encoder
 
 
 @dataclass(frozen=True)
 class Result:
-    """One question answered by one method. `log_likelihood` is of the expected answer, nats/token.
+    """One question answered by one method, with what it cost.
 
-    `outdated_log_likelihood` is of the answer that was right before, where the task knows one.
-    `write_s` is the time to make the adapter, shared by the sample's questions.
+    `log_likelihood` is of the expected answer, `outdated_log_likelihood` of the wrong one that the
+    task knows, in nats a token. `flops` are of search, prompt and answer with nothing kept but what
+    the method keeps. `write_s` and `write_flops` are of writing all the sample's `turns`, once for
+    all of its questions. Times are None where they were not measured (see `answering`).
     """
 
     sample: str
@@ -40,94 +36,93 @@ class Result:
     f1: float
     exact: float
     value_recall: float | None
+    rouge_l: float
     log_likelihood: float
     prompt_tokens: int
+    answer_tokens: int
+    flops: int
+    kept_bytes: int
+    turns: int
     write_s: float
+    write_flops: int
+    first_token_s: float | None = None
+    again_s: float | None = None
+    total_s: float | None = None
     outdated_log_likelihood: float | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    prompt: Sequence[Mapping[str, str]] = ()
 
 
 def run(
     samples: Sequence[Sample],
     methods: Sequence[str],
-    encoder: LocalEncoder,
-    backend: LocalBackend,
+    encoder: Encoder,
+    reader: Reads,
+    flops: ModelFlops,
     report: Callable[[int, int], None],
-) -> Iterable[Result]:
-    """Yield results sample by sample; `report` gets steps done and steps to do."""
-    steps = len(samples) * len(methods)
-    for number, sample in enumerate(samples):
-        for position, method in enumerate(methods):
-            yield from _answer(sample, method, encoder, backend)
-            report(number * len(methods) + position + 1, steps)
+    done: Collection[tuple[str, str]] = (),
+) -> Iterator[Result]:
+    """Yield results sample by sample; `report` gets steps done and steps to do.
 
-
-def write_results(results: Iterable[Result], path: Path) -> list[Result]:
-    """Write results as they come, one JSON object a line, and return them.
-
-    Raises:
-        OSError: the file cannot be written.
+    What is `done` (sample and method) is left out.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = []
-    with path.open("w", encoding="utf-8", buffering=1) as file:  # a line at a time
-        for result in results:
-            file.write(json.dumps(asdict(result)) + "\n")
-            kept.append(result)
-    return kept
+    steps = [
+        (sample, method)
+        for sample in samples
+        for method in methods
+        if (sample.id, method) not in done
+    ]
+    for number, (sample, method) in enumerate(steps, start=1):
+        if sample.asked:
+            yield from _results(sample, method, encoder, reader, flops)
+        report(number, len(steps))
 
 
-def _answer(
-    sample: Sample, method: str, encoder: LocalEncoder, backend: LocalBackend
-) -> Iterable[Result]:
-    if not sample.asked:
-        return
+def _results(
+    sample: Sample, method: str, encoder: Encoder, reader: Reads, flops: ModelFlops
+) -> Iterator[Result]:
     started = time.perf_counter()
-    asking = METHODS[method](sample, encoder)
+    kept = METHODS[method](sample, encoder)
     write_s = time.perf_counter() - started
-    counts = [backend.prompt_tokens(prompt) for prompt in asking.prompts]
-    together = max(1, BATCH_PROMPT_TOKENS // max(counts))
-    for first in range(0, len(sample.asked), together):
-        part = slice(first, first + together)
-        asked, prompts = sample.asked[part], asking.prompts[part]
-        readouts = [asking.readouts] * len(prompts)
-        answers = backend.answers(prompts, readouts, SAMPLING)
-        likelihoods = backend.log_likelihoods(prompts, [one.answer for one in asked], readouts)
-        before = _outdated(asked, prompts, readouts, backend)
-        for one, answer, likelihood, was, tokens in zip(
-            asked, answers, likelihoods, before, counts[part], strict=True
-        ):
-            yield Result(
-                sample=sample.id,
-                method=method,
-                question=one.question,
-                expected=one.answer,
-                value=one.value,
-                answer=answer,
-                f1=token_f1(answer, one.answer),
-                exact=exact_match(answer, one.answer),
-                value_recall=None if one.value is None else value_recall(answer, one.value),
-                log_likelihood=likelihood,
-                outdated_log_likelihood=was,
-                prompt_tokens=tokens,
-                write_s=write_s,
-            )
-
-
-def _outdated(
-    asked: Sequence[Asked],
-    prompts: Sequence[list[Message]],
-    readouts: Sequence[Tensor | None],
-    backend: LocalBackend,
-) -> list[float | None]:
-    """Likelihoods of the answers that were right before, where there are any."""
-    known = [number for number, one in enumerate(asked) if one.outdated]
-    found: list[float | None] = [None] * len(asked)
-    if known:
-        likelihoods = backend.log_likelihoods(
-            [prompts[number] for number in known],
-            [asked[number].outdated or "" for number in known],
-            [readouts[number] for number in known],
+    write_flops = kept.index_flops + flops.writing(kept.encoded_tokens)
+    answers = answer_all(kept, sample.asked, reader)
+    for asked, answered in zip(sample.asked, answers, strict=True):
+        text = answered.text
+        yield Result(
+            sample=sample.id,
+            method=method,
+            question=asked.question,
+            expected=asked.answer,
+            value=asked.value,
+            answer=text,
+            f1=token_f1(text, asked.answer),
+            exact=exact_match(text, asked.answer),
+            value_recall=None if asked.value is None else value_recall(text, asked.value),
+            rouge_l=rouge_l_recall(text, asked.answer),
+            log_likelihood=answered.log_likelihood or 0.0,
+            outdated_log_likelihood=answered.outdated_log_likelihood,
+            prompt_tokens=answered.prompt_tokens,
+            answer_tokens=answered.answer_tokens,
+            flops=_flops(kept, asked, answered, flops),
+            kept_bytes=kept.size_bytes,
+            turns=len(sample.turns),
+            write_s=write_s,
+            write_flops=write_flops,
+            first_token_s=answered.first_token_s,
+            again_s=answered.again_s,
+            total_s=answered.total_s,
+            groups={**asked.groups, "history": _length(sample.words)},
+            prompt=[asdict(message) for message in answered.prompt],
         )
-        for number, likelihood in zip(known, likelihoods, strict=True):
-            found[number] = likelihood
-    return found
+
+
+def _flops(kept: Kept, asked: Asked, answered: Answered, flops: ModelFlops) -> int:
+    return kept.question_flops(asked.question) + flops.answering(
+        answered.prompt_tokens, answered.answer_tokens, adapted=kept.readouts is not None
+    )
+
+
+def _length(words: int) -> str:
+    """The history's length, to the next power of two."""
+    upper = 1 << max(0, words - 1).bit_length()
+    return f"{upper // 2 + 1:>6,}-{upper:,} words" if upper > 1 else "     1 word"

@@ -34,3 +34,22 @@ def value_recall(answer: str, value: str) -> float:
     """1.0 where the answer holds the value as whole words."""
     wanted = normalise(value)
     return float(bool(wanted) and f" {wanted} " in f" {normalise(answer)} ")
+
+
+def rouge_l_recall(answer: str, expected: str) -> float:
+    """Share of the expected words that stand in the answer in their order (Lin 2004).
+
+    The longest common subsequence of the normalised words over the expected ones: what it misses
+    is not held against an answer for being long, as in Doc-to-LoRA's comparison.
+    """
+    given, wanted = normalise(answer).split(), normalise(expected).split()
+    if not wanted:
+        return float(not given)
+    longest = [0] * (len(given) + 1)
+    for word in wanted:
+        before = 0  # of the row above, one column to the left
+        for column, other in enumerate(given, start=1):
+            above = longest[column]
+            longest[column] = before + 1 if word == other else max(above, longest[column - 1])
+            before = above
+    return longest[-1] / len(wanted)

@@ -42,6 +42,7 @@ class Row:
     sampling: Sampling
     asked_at: float = field(default_factory=time.perf_counter)
     read: int = 0  # tokens of the prompt
+    kept: KeyValues | None = None  # one row: keys and values of what was read before it joined
     said: list[int] = field(default_factory=list)
     first_token_s: float = 0.0
 
@@ -256,7 +257,11 @@ class _Rows:
     def __init__(self, rows: list[Row], injector: Injector, empty: Tensor) -> None:
         self.rows = rows
         self.key_values = KeyValues()
-        self.key_values.open(len(rows))
+        for row in rows:
+            if row.kept is None:
+                self.key_values.open(1)
+            else:
+                self.key_values.take(row.kept, 0)
         self._injector = injector
         self._empty = empty
         self._context = copy_context()

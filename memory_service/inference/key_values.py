@@ -73,6 +73,21 @@ class KeyValues:
             for store, theirs in zip(mine, pair, strict=True):
                 store[len(self.lengths) - 1, :, :length] = theirs[row, :, :length]
 
+    def cut(self, row: int, length: int) -> None:
+        """Keep the first tokens of a row only."""
+        for pair in self._kept.values():
+            for store in pair:
+                store[row, :, length : self.lengths[row]] = 0
+        self.lengths[row] = length
+
+    def size_bytes(self, tokens: int) -> int:
+        """What so many tokens of one row occupy."""
+        return sum(
+            store.shape[1] * store.shape[3] * store.element_size() * tokens
+            for pair in self._kept.values()
+            for store in pair
+        )
+
     def drop(self, row: int) -> None:
         """End a row: the last one moves into its place, and nothing of it is left."""
         last = len(self.lengths) - 1

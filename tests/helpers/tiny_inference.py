@@ -10,6 +10,7 @@ from memory_service.generator.injection import Injector
 from memory_service.inference.base_models import BaseModel
 from memory_service.inference.encoder import LocalEncoder
 from memory_service.inference.local import LocalBackend
+from memory_service.inference.reading import Reader
 from memory_service.inference.tokens import Tokens
 from tests.helpers.tiny_generator import tiny_generator
 from tests.helpers.tiny_model import tiny_llama, tiny_tokenizer
@@ -25,6 +26,7 @@ class TinyInference:
     injector: Injector
     encoder: LocalEncoder
     backend: LocalBackend
+    reader: Reader
 
 
 def tiny_base(
@@ -42,11 +44,13 @@ def tiny_inference(
     generator = tiny_generator(config, seed)
     injector = Injector(base.model, generator)
     tokens = Tokens(base)
+    empty = generator.read_out(generator.empty_state())
     return TinyInference(
         base=base,
         tokens=tokens,
         generator=generator,
         injector=injector,
         encoder=LocalEncoder(base, tokens, generator, injector),
-        backend=LocalBackend(base, tokens, injector, generator.read_out(generator.empty_state())),
+        backend=LocalBackend(base, tokens, injector, empty),
+        reader=Reader(base, tokens, injector, empty),
     )

@@ -1,13 +1,41 @@
 """Recall: synthetic people of values and phrasings never trained on."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import product
 
 from memory_service.domain.turns import Role, Turn
 from memory_service.errors import InvalidInput
 from memory_service.evaluation.samples import Asked, Sample
 from memory_service.training.people import Episode, Split, list_kinds, make_episode, twin
+
+
+def recall_grid(
+    people: int,
+    *,
+    facts: Sequence[int],
+    sessions: Sequence[int],
+    distances: Sequence[int],
+    chatter: float,
+    seed: int,
+) -> list[Sample]:
+    """People of every combination; a distance is how many sessions lie between telling and asking.
+
+    Raises:
+        InvalidInput: a count is out of range.
+    """
+    samples = []
+    for some, over, after in product(facts, sessions, distances):
+        cell = {"facts": f"{some:3}", "sessions": f"{over:3}", "distance": f"{after:3}"}
+        for one in recall_samples(
+            people, facts=some, sessions=over, chatter=chatter, seed=seed, further=after
+        ):
+            asked = [replace(each, groups={**each.groups, **cell}) for each in one.asked]
+            name = f"{some}-facts-{over}-sessions-{after}-after-{one.id}"
+            samples.append(replace(one, id=name, asked=asked))
+    return samples
 
 
 def recall_samples(
@@ -59,5 +87,13 @@ def _sample(number: int, episode: Episode, other: Episode, later: tuple[Turn, ..
         id=f"person-{number}",
         turns=episode.turns + later,
         swap_turns=other.turns + later,
-        asked=[Asked(q.text, q.answer, q.value) for q in episode.questions],
+        asked=[
+            Asked(
+                q.text,
+                q.answer,
+                q.value,
+                groups={"type": q.kind, "speaker": "user" if q.about is Role.USER else "assistant"},
+            )
+            for q in episode.questions
+        ],
     )

@@ -32,11 +32,46 @@ def test_a_file_that_knows_what_is_outdated(empty_home: Path) -> None:
     row = {"sessions": [[turn]], "questions": [asked]}
     file = empty_home / "data.jsonl"
     file.write_text("".join(json.dumps({"id": name, **row}) + "\n" for name in ("a", "b")))
-    out = empty_home / "answers.jsonl"
-    command = ("eval", "dmr", "--data", str(file), "--methods", "none,own", "--out", str(out))
+    out = empty_home / "run"
+    command = ("eval", "membench", "--data", str(file), "--methods", "none,own", "--out", str(out))
     shown = run(*command, "--json").json
     assert [one["method"] for one in shown["right_over_outdated"]] == ["none", "own"]
-    assert len(out.read_text().splitlines()) == 4
+    assert json.loads((out / "report.json").read_text()) == shown
+    lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 4
+    assert json.loads(lines[0])["prompt"] == [{"role": "user", "content": "Where do I live?"}]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["fingerprint"] == shown["fingerprint"]
+    assert manifest["machine"]["cores"] >= 1
+
+    # Stopped in the middle of a line: the rest is answered, the same comes out.
+    (out / "results.jsonl").write_text("".join(lines[:2]) + lines[2][:50])
+    again = run(*command, "--json")
+    assert "2 answers are there already" in again.err
+    kept = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    assert kept[:2] == lines[:2]
+    assert [(one["method"], one["f1"]) for one in again.json["methods"]] == [
+        (one["method"], one["f1"]) for one in shown["methods"]
+    ]
+    assert "another one: its config" in run(*command, "--seed", "1", code=6).error
+
+    other = empty_home / "other"
+    run(*command[:-1], str(other))
+    compared = run("eval", "compare", str(out), str(other), "--json").json
+    assert {one["method"] for one in compared["methods"]} == {"none", "own"}
+    assert all(one["f1"]["mean"] == 0 for one in compared["methods"])
+    assert "B minus A" in run("eval", "compare", str(out), str(other)).out
+    assert "no evaluation run" in run("eval", "compare", str(out), "nowhere", code=4).error
+
+
+def test_what_a_person_sees(empty_home: Path) -> None:
+    shown = run("eval", "recall", "--people", "2", "--facts", "2,3", "--further", "0,1")
+    for expected in (
+        *("holds the value", "ROUGE-L recall", "first token", "GFLOPs", "kept per user"),
+        *("peak resident memory", "writing once is cheaper", "By facts", "By distance"),
+    ):
+        assert expected in shown.out, expected
+    assert "whole numbers" in run("eval", "recall", "--facts", "2,x", code=3).error
 
 
 def test_what_cannot_be_measured_is_named(empty_home: Path) -> None:

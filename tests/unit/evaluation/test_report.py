@@ -5,8 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory_service.errors import NotFound
-from memory_service.evaluation.report import Interval, compare, summarise
+from memory_service.errors import InvalidInput, NotFound
+from memory_service.evaluation.report import (
+    BreakEven,
+    Interval,
+    break_even,
+    breakdown,
+    compare,
+    differences,
+    report_object,
+    summarise,
+)
 from memory_service.evaluation.runner import Result
 
 RESULT = Result(
@@ -20,8 +29,14 @@ RESULT = Result(
     exact=1.0,
     value_recall=1.0,
     log_likelihood=-1.0,
+    rouge_l=1.0,
     prompt_tokens=10,
+    answer_tokens=2,
+    flops=1000,
+    kept_bytes=100,
+    turns=4,
     write_s=0.5,
+    write_flops=400,
 )
 SEED = 1
 
@@ -106,6 +121,74 @@ def test_seed_decides():
     scores = {f"s{number}": [number / 7] for number in range(7)}
     assert summarise(results(scores), "own", 1) == summarise(results(scores), "own", 1)
     assert summarise(results(scores), "own", 1).f1 != summarise(results(scores), "own", 2).f1
+
+
+# Costs
+
+
+def test_costs_are_means_of_what_was_measured():
+    timed = replace(RESULT, first_token_s=0.5, total_s=1.0)
+    again = replace(RESULT, again_s=0.1, flops=3000, question="q2")
+    other = replace(RESULT, sample="bob", turns=6, write_s=1.5, write_flops=600, kept_bytes=300)
+    report = summarise([timed, again, other], "own", SEED)
+    assert (report.ttft_ms, report.ttft_kept_ms, report.total_ms) == (500, 100, 1000)
+    assert report.flops == pytest.approx(5000 / 3)
+    assert report.bytes_per_user == 200  # of two people, not of three questions
+    assert report.write_ms_per_turn == pytest.approx(1000 * (0.5 + 1.5) / 10)
+    assert report.write_flops_per_turn == 100
+    assert summarise([RESULT], "own", SEED).ttft_ms is None
+
+
+def test_writing_pays_after_so_many_questions():
+    own = replace(RESULT, total_s=0.5, write_s=6.0, write_flops=5000)
+    history = replace(RESULT, method="history", total_s=2.5, flops=2000)
+    even = break_even([own, history])
+    assert even == BreakEven(by_flops=5000 / 1000, by_time=6.0 / 2.0)
+    assert break_even([own]) is None
+    assert break_even([own, replace(history, flops=10, total_s=0.1)]) == BreakEven(None, None)
+
+
+def test_breakdown_is_the_same_means_over_parts():
+    first = replace(RESULT, groups={"session": "1"}, f1=1.0)
+    second = replace(RESULT, groups={"session": "2", "speaker": "user"}, f1=0.0)
+    parts = breakdown([first, second, replace(second, f1=0.5), RESULT], SEED)
+    assert {name: list(values) for name, values in parts.items()} == {
+        "session": ["1", "2"],
+        "speaker": ["user"],
+    }
+    (row,) = parts["session"]["2"]
+    assert (row.method, row.questions, row.f1.mean) == ("own", 2, 0.25)
+
+
+def test_what_programs_read_comes_first():
+    report = report_object("dmr", "f", [RESULT, replace(RESULT, method="none")], ["none"], SEED)
+    record = report.record()
+    assert list(record)[:3] == ["task", "n", "methods"]
+    (row,) = record["methods"]
+    assert list(row)[:11] == [
+        *("method", "f1", "f1_low", "f1_high", "exact", "value_recall"),
+        *("log_likelihood", "prompt_tokens", "flops", "ttft_ms", "bytes_per_user"),
+    ]
+    assert record["peak_rss_bytes"] > 10**7
+
+
+# Two runs
+
+
+def test_differences_of_two_runs_are_paired():
+    before = results({"a": [0.0, 0.2], "b": [0.9]})
+    after = [replace(one, f1=one.f1 + 0.1) for one in reversed(before)]
+    (found,) = differences(before, [*after, replace(RESULT, method="none")], SEED)
+    assert (found.method, found.questions) == ("own", 3)
+    assert found.f1.low == pytest.approx(0.1) == found.f1.high
+    assert found.value_recall == Interval(0.0, 0.0, 0.0)
+
+
+def test_runs_that_asked_other_things_are_not_compared():
+    with pytest.raises(InvalidInput, match="only 1 are the same"):
+        differences(results({"a": [0.0, 0.2]}), results({"a": [0.0]}), SEED)
+    with pytest.raises(InvalidInput, match="no method in common"):
+        differences(results({"a": [0.0]}), results({"a": [0.0]}, "none"), SEED)
 
 
 # Own against swap

@@ -1,7 +1,6 @@
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -9,23 +8,29 @@ from torch import Tensor
 
 from memory_service.domain.dialogues import dialogue_from_record
 from memory_service.domain.memory import MemoryId
-from memory_service.domain.messages import Message
+from memory_service.domain.messages import Generation, Message
 from memory_service.domain.turns import Role
 from memory_service.errors import InvalidInput
-from memory_service.evaluation import runner
+from memory_service.evaluation import answering
+from memory_service.evaluation.answering import SAMPLING
+from memory_service.evaluation.flops import ModelFlops
 from memory_service.evaluation.methods import METHODS, memorise, own, swap, transcript_prompt
 from memory_service.evaluation.report import compare, summarise
-from memory_service.evaluation.runner import SAMPLING, run, write_results
+from memory_service.evaluation.runner import Result, run
 from memory_service.evaluation.samples import Asked, Sample
 from memory_service.evaluation.tasks import recall
 from memory_service.evaluation.tasks.dmr import dmr_samples
-from memory_service.evaluation.tasks.recall import recall_samples
+from memory_service.evaluation.tasks.longmemeval import longmemeval_samples
+from memory_service.evaluation.tasks.membench import membench_samples
+from memory_service.evaluation.tasks.recall import recall_grid, recall_samples
 from memory_service.services.compute import Compute
 from memory_service.services.remember import Remember
 from memory_service.training.people import Split, split_of
 from tests.helpers.fakes import FakeEncoder, FakeStore, sequential
 from tests.helpers.histories import turn
+from tests.helpers.tiny_generator import tiny_generator
 from tests.helpers.tiny_inference import tiny_inference
+from tests.helpers.tiny_model import tiny_llama
 
 ENCODER = FakeEncoder()
 
@@ -34,7 +39,17 @@ def no_report(done: int, all_of: int) -> None:
     pass
 
 
-class PerfectBackend:
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What a fake reader knows of a prompt."""
+
+    messages: Sequence[Message]
+    readouts: Tensor | None
+    prompt_tokens: int
+    first_token_s: float = 0.25
+
+
+class PerfectReader:
     """Knows whose adapter it is given, and answers that person's questions right.
 
     It also reads a history: whose turns stand in the prompt, that person is known.
@@ -47,20 +62,26 @@ class PerfectBackend:
             for asked in sample.asked
         ]
         self.batches: list[int] = []
+        self.room = 10**6
 
-    def prompt_tokens(self, prompt: Sequence[Message]) -> int:
-        return sum(len(message.content.split()) for message in prompt)
+    def fits(self, messages, new_tokens) -> bool:
+        return self._count(messages) <= self.room
 
-    def answers(self, prompts, readouts, sampling) -> list[str]:
+    def read(self, messages, readouts, like=None) -> Read:
+        assert like is None or like.readouts is readouts
+        return Read(messages, readouts, self._count(messages))
+
+    def answer(self, readings, sampling) -> list[Generation]:
         assert sampling == SAMPLING
-        self.batches.append(len(prompts))
-        return [self._answer(*row) for row in zip(prompts, readouts, strict=True)]
+        self.batches.append(len(readings))
+        texts = [self._answer(one.messages, one.readouts) for one in readings]
+        return [Generation(text, 1, 3, 0.1, 0.5) for text in texts]
 
-    def log_likelihoods(self, prompts, answers, readouts) -> list[float]:
-        return [
-            -0.1 if self._answer(prompt, readout) == answer else -5.0
-            for prompt, answer, readout in zip(prompts, answers, readouts, strict=True)
-        ]
+    def log_likelihood(self, reading, answer) -> float:
+        return -0.1 if self._answer(reading.messages, reading.readouts) == answer else -5.0
+
+    def _count(self, messages: Sequence[Message]) -> int:
+        return sum(len(message.content.split()) for message in messages)
 
     def _answer(self, prompt: Sequence[Message], readouts: Tensor | None) -> str:
         for known, first_turn, question, answer in self._known:
@@ -71,7 +92,7 @@ class PerfectBackend:
         return "unknown"
 
 
-class BlindBackend(PerfectBackend):
+class BlindReader(PerfectReader):
     """Has no memory and reads nothing."""
 
     def _answer(self, prompt: Sequence[Message], readouts: Tensor | None) -> str:
@@ -83,126 +104,176 @@ def samples() -> list[Sample]:
     return recall_samples(4, facts=4, sessions=2, chatter=0.2, seed=3)
 
 
-def scores(samples: list[Sample], backend: PerfectBackend) -> dict[str, tuple[float, ...]]:
-    results = list(run(samples, list(METHODS), ENCODER, backend, no_report))
+@pytest.fixture(scope="module")
+def flops() -> ModelFlops:
+    return ModelFlops(tiny_llama(), tiny_generator())
+
+
+SCORED = [name for name in METHODS if name != "embedding"]  # needs weights that are large
+
+
+@pytest.fixture
+def ask(flops):
+    """Run methods on samples and return all results."""
+
+    def answers(samples, methods, reader, report=no_report, done=()) -> list[Result]:
+        return list(run(samples, methods, ENCODER, reader, flops, report, done))
+
+    return answers
+
+
+def scores(results: list[Result], methods: Sequence[str] = SCORED) -> dict[str, tuple[float, ...]]:
     found = {}
-    for method in METHODS:
+    for method in methods:
         report = summarise(results, method, 1)
-        assert report.questions == sum(len(sample.asked) for sample in samples)
         assert report.value_recall is not None
-        found[method] = (report.f1.mean, report.exact, report.value_recall.mean)
+        found[method] = (report.f1.mean, report.exact, report.value_recall.mean, report.rouge_l)
     return found
 
 
 # Running
 
 
-def test_perfect_memory_scores_1_and_nothing_else_does(samples):
-    found = scores(samples, PerfectBackend(samples))
-    assert found["own"] == found["history"] == (1.0, 1.0, 1.0)
-    assert found["none"] == found["swap"] == (0.0, 0.0, 0.0)
+def test_perfect_memory_scores_1_and_nothing_else_does(samples, ask):
+    found = scores(ask(samples, SCORED, PerfectReader(samples)))
+    perfect, nothing = (1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 0.0, 0.0)
+    assert found["own"] == found["history"] == found["own+bm25"] == perfect
+    assert found["none"] == found["swap"] == nothing
+    assert (
+        nothing < found["bm25"] < perfect
+    )  # finds the turn that the fake knows people by at times
 
 
-def test_perfect_memory_is_compared_as_such(samples):
-    results = list(run(samples, ["own", "swap"], ENCODER, PerfectBackend(samples), no_report))
-    comparison = compare(results, 1)
+def test_perfect_memory_is_compared_as_such(samples, ask):
+    comparison = compare(ask(samples, ["own", "swap"], PerfectReader(samples)), 1)
     assert comparison is not None
     assert comparison.f1_difference.mean == comparison.f1_difference.low == 1.0
     assert comparison.likelier.low == 1.0
 
 
-def test_blind_model_scores_0_everywhere(samples):
-    assert set(scores(samples, BlindBackend(samples)).values()) == {(0.0, 0.0, 0.0)}
-    results = list(run(samples, ["own", "swap"], ENCODER, BlindBackend(samples), no_report))
+def test_blind_model_scores_0_everywhere(samples, ask):
+    results = ask(samples, SCORED, BlindReader(samples))
+    assert set(scores(results).values()) == {(0.0, 0.0, 0.0, 0.0)}
     comparison = compare(results, 1)
     assert comparison is not None
     assert comparison.f1_difference.high == comparison.likelier.high == 0.0
 
 
-def test_results_say_what_was_asked_and_what_it_cost(samples):
-    backend = PerfectBackend(samples)
-    results = list(run(samples[:1], ["none", "own", "history"], ENCODER, backend, no_report))
-    asked = samples[0].asked
-    assert [one.question for one in results] == 3 * [one.question for one in asked]
-    for number, result in enumerate(results):
-        one = asked[number % len(asked)]
-        assert (result.sample, result.expected, result.value) == (
-            samples[0].id,
-            one.answer,
-            one.value,
+def test_shuffled_golds_score_like_swap(samples, ask):
+    """Where the expected answers are the next person's, knowing the person helps no more."""
+    answers = [[one.answer for one in sample.asked] for sample in samples]
+    shuffled = [
+        replace(
+            sample,
+            asked=[
+                replace(one, answer=answer, value=answer)
+                for one, answer in zip(sample.asked, others, strict=False)
+            ],
         )
-        assert result.write_s >= 0
-    tokens = [result.prompt_tokens for result in results]
-    few, many = tokens[: 2 * len(asked)], tokens[2 * len(asked) :]
-    assert few == 2 * [len(one.question.split()) for one in asked]
-    said = sum(len(turn.text.split()) for turn in samples[0].turns)
-    assert min(many) > said
+        for sample, others in zip(samples, answers[1:] + answers[:1], strict=True)
+    ]
+    found = scores(ask(shuffled, ["own", "swap"], PerfectReader(samples)), ["own", "swap"])
+    assert found["own"][1:3] == found["swap"][1:3] == (0.0, 0.0)
 
 
-def test_progress_is_reported(samples):
+def test_results_say_what_was_asked_and_what_it_cost(samples, ask, flops):
+    methods = ["none", "own", "history", "last_k", "bm25"]
+    results = ask(samples[:1], methods, PerfectReader(samples))
+    asked = samples[0].asked
+    assert [one.question for one in results] == len(methods) * [one.question for one in asked]
+    by_method = {method: [one for one in results if one.method == method] for method in methods}
+    said = [turn.text for turn in samples[0].turns]
+    for method, found in by_method.items():
+        for one, result in zip(asked, found, strict=True):
+            assert (result.expected, result.value) == (one.answer, one.value)
+            assert result.prompt[-1]["content"] == one.question
+            shown = sum(text in result.prompt[0]["content"] for text in said)
+            assert shown == {"history": len(said), "last_k": 8, "bm25": 8}.get(method, 0)
+            assert result.groups["type"] == one.groups["type"]
+            adapted = method == "own"
+            assert result.flops == flops.answering(result.prompt_tokens, 3, adapted=adapted)
+    none, own, history, last, bm25 = by_method.values()
+    text_bytes = sum(len(text.encode()) for text in said)
+    assert [rows[0].kept_bytes for rows in (none, own, history)] == [0, 2 * 4, text_bytes]
+    assert last[0].kept_bytes < text_bytes < bm25[0].kept_bytes
+    assert own[0].write_flops > 0 == history[0].write_flops
+
+
+def test_only_the_first_question_of_a_person_is_timed(samples, ask):
+    results = ask(samples[:1], ["own"], PerfectReader(samples))
+    times = [(one.first_token_s, one.again_s, one.total_s) for one in results]
+    first, others = times[0], times[1:]
+    assert first[0] is not None and first[0] >= 0.25
+    assert first[1] is None
+    assert first[2] == pytest.approx(first[0] + 0.5)
+    assert others
+    assert all(one[0] is one[2] is None and one[1] >= 0.25 for one in others)
+
+
+def test_progress_is_reported(samples, ask):
     steps = []
-    results = run(
-        samples[:2],
-        ["none", "own"],
-        ENCODER,
-        BlindBackend(samples),
-        lambda *step: steps.append(step),
-    )
-    assert steps == []
-    assert list(results)
+    ask(samples[:2], ["none", "own"], BlindReader(samples), lambda *step: steps.append(step))
     assert steps == [(number, 4) for number in range(1, 5)]
 
 
-def test_long_prompts_are_asked_in_smaller_batches(samples, monkeypatch):
-    backend = PerfectBackend(samples)
-    list(run(samples[:1], ["own"], ENCODER, backend, no_report))
-    assert backend.batches == [len(samples[0].asked)]
-    monkeypatch.setattr(runner, "BATCH_PROMPT_TOKENS", 1)
-    backend.batches.clear()
-    results = list(run(samples[:1], ["own"], ENCODER, backend, no_report))
-    assert backend.batches == [1] * len(samples[0].asked)
-    assert all(result.exact for result in results)
+def test_what_is_done_is_not_asked_again(samples, ask):
+    done = [(samples[0].id, "own"), (samples[1].id, "none")]
+    results = ask(samples[:2], ["none", "own"], BlindReader(samples), done=done)
+    assert {(one.sample, one.method) for one in results} == {
+        (samples[0].id, "none"),
+        (samples[1].id, "own"),
+    }
 
 
-def test_sample_without_questions_has_no_results(samples):
+def test_batch_size_changes_no_score(samples, ask, monkeypatch):
+    reader = PerfectReader(samples)
+    together = ask(samples, ["own", "history"], reader)
+    assert max(reader.batches) == len(samples[0].asked) - 1
+    reader.batches.clear()
+    monkeypatch.setattr(answering, "BATCH_PROMPT_TOKENS", 1)
+    alone = ask(samples, ["own", "history"], reader)
+    assert set(reader.batches) == {1}
+    assert [(one.answer, one.log_likelihood) for one in alone] == [
+        (one.answer, one.log_likelihood) for one in together
+    ]
+
+
+def test_history_that_is_too_long_loses_its_oldest_turns(samples, ask):
+    reader = PerfectReader(samples)
+    (whole, *_) = ask(samples[:1], ["history"], reader)
+    reader.room = whole.prompt_tokens - 1
+    (cut, *_) = ask(samples[:1], ["history"], reader)
+    first, second = sorted(samples[0].turns, key=lambda one: one.order)[:2]
+    assert first.text not in cut.prompt[0]["content"]
+    assert second.text in cut.prompt[0]["content"]
+
+
+def test_sample_without_questions_has_no_results(samples, ask):
     silent = replace(samples[0], asked=[])
-    assert list(run([silent], list(METHODS), ENCODER, BlindBackend(samples), no_report)) == []
+    assert ask([silent], SCORED, BlindReader(samples)) == []
 
 
-def test_question_without_a_value_has_no_value_recall(samples):
+def test_question_without_a_value_has_no_value_recall(samples, ask):
     asked = [replace(one, value=None) for one in samples[0].asked]
     bare = replace(samples[0], asked=asked)
-    results = list(run([bare], ["own"], ENCODER, PerfectBackend([bare]), no_report))
+    results = ask([bare], ["own"], PerfectReader([bare]))
     assert [result.value_recall for result in results] == [None] * len(asked)
     assert all(result.exact for result in results)
 
 
-def test_results_are_written_as_they_come(samples, tmp_path):
-    path = tmp_path / "new" / "results.jsonl"
-    written = []
-
-    def results():
-        for result in run(samples[:1], ["own"], ENCODER, PerfectBackend(samples), no_report):
-            yield result
-            written.append(len(path.read_text().splitlines()))
-
-    kept = write_results(results(), path)
-    assert written == list(range(1, len(kept) + 1))
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        asdict(result) for result in kept
-    ]
-
-
 def test_tiny_model_runs_the_whole_way(samples):
     tiny = tiny_inference()
-    results = list(run(samples[:1], list(METHODS), tiny.encoder, tiny.backend, no_report))
-    assert len(results) == len(METHODS) * len(samples[0].asked)
+    flops = ModelFlops(tiny.base.model, tiny.generator)
+    results = list(run(samples[:1], SCORED, tiny.encoder, tiny.reader, flops, no_report))
+    assert len(results) == len(SCORED) * len(samples[0].asked)
     assert all(0 <= result.f1 <= 1 and result.log_likelihood < 0 for result in results)
+    assert all(result.prompt_tokens > 0 < result.flops for result in results)
     by_method = {
         method: [result.log_likelihood for result in results if result.method == method]
-        for method in METHODS
+        for method in SCORED
     }
     assert by_method["own"] != by_method["none"] != by_method["swap"]
+    assert by_method["bm25"] != by_method["own+bm25"]
 
 
 # Methods
@@ -210,7 +281,7 @@ def test_tiny_model_runs_the_whole_way(samples):
 
 def test_own_and_swap_differ_in_the_adapter_only(samples):
     mine, other = own(samples[0], ENCODER), swap(samples[0], ENCODER)
-    assert mine.prompts == other.prompts
+    assert mine.prompt("Who?", lambda _: True) == other.prompt("Who?", lambda _: True)
     assert not mine.readouts.equal(other.readouts)
     assert other.readouts.equal(memorise(ENCODER, samples[0].swap_turns))
 
@@ -337,6 +408,7 @@ def test_swap_is_the_next_dialogue_with_questions():
     assert [sample.id for sample in made] == ["a", "c"]
     assert [sample.swap_turns[0].text for sample in made] == ["I am c.", "I am a."]
     assert made[1].asked == [Asked("q0", "2", "2")]
+    assert made[1].words == 3
     assert made[0].turns[0].role is Role.USER
 
 
@@ -369,3 +441,52 @@ def test_further_sessions_follow_and_are_not_asked_about():
         assert min(turn.time for turn in later) > max(turn.time for turn in before.turns)
         assert len({turn.id for turn in after.turns}) == len(after.turns)
         assert list(after.swap_turns)[-len(later) :] == later
+
+
+# Tasks
+
+
+def recorded(name: str, **question: object):
+    asked = {"question": "Where?", "answer": "Ghent", "asked_by": "A", **question}
+    said = [{"speaker": "A", "text": "I moved to Ghent."}]
+    return dialogue_from_record({"id": name, "sessions": [said], "questions": [asked]})
+
+
+def test_groups_of_a_real_question():
+    evidence = {"session": 1, "speaker": "B", "turn": 3}
+    made = dmr_samples([recorded("a", evidence=evidence), recorded("b")], None)
+    assert made[0].asked[0].groups == {"session": "1", "speaker": "assistant"}
+    assert made[1].asked[0].groups == {}
+
+
+def test_updates_know_what_is_outdated():
+    wrong = {"wrong_answer": "Bruges", "category": "contradiction_update"}
+    made = membench_samples([recorded("a", **wrong), recorded("b", **wrong)], None)
+    (asked,) = made[0].asked
+    assert (asked.outdated, asked.groups) == ("Bruges", {"type": "contradiction_update"})
+    with pytest.raises(InvalidInput, match="wrong_answer"):
+        membench_samples([recorded("a"), recorded("b")], None)
+
+
+def test_long_memories_are_asked_on_their_day_and_spread_over_the_types():
+    dated = {"question_date": "2023/04/10 (Mon) 23:07"}
+    kinds = ["single"] * 4 + ["multi"] * 4
+    rows = [recorded(f"q{n}", category=kind, **dated) for n, kind in enumerate(kinds)]
+    rows.append(recorded("q8_abs", category="multi", **dated))
+    made = longmemeval_samples(rows, 3)
+    assert [one.id for one in made] == ["q0", "q3", "q6"]
+    (asked,) = made[0].asked
+    assert asked.question == "Today is 10 April 2023. Where?"
+    last = longmemeval_samples(rows, None)[-1]
+    assert last.asked[0].groups["type"] == "abstention"
+
+
+def test_grid_has_people_of_every_combination():
+    grid = recall_grid(2, facts=[2, 4], sessions=[1, 2], distances=[0, 3], chatter=0.0, seed=1)
+    assert len({one.id for one in grid}) == len(grid) == 2 * 8
+    for one in grid:
+        groups = {
+            name: int(one.asked[0].groups[name]) for name in ("facts", "sessions", "distance")
+        }
+        assert len(one.asked) >= groups["facts"]
+        assert len({said.session for said in one.turns}) == groups["sessions"] + groups["distance"]
