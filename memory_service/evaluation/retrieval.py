@@ -64,6 +64,8 @@ class Bm25Index:
         self._library: Any = bm25s
         self._index: Any = bm25s.BM25()
         words = self._words([turn.text for turn in self._turns])
+        if not any(words):
+            words = [[""]] * len(words)  # the library cannot index no words at all
         self._index.index(words, show_progress=False)
 
     @property

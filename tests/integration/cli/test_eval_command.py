@@ -53,7 +53,7 @@ def test_a_file_that_knows_what_is_outdated(empty_home: Path) -> None:
     assert [(one["method"], one["f1"]) for one in again.json["methods"]] == [
         (one["method"], one["f1"]) for one in shown["methods"]
     ]
-    assert "another one: its config" in run(*command, "--seed", "1", code=6).error
+    assert "another one: its config" in run(*command, "--seed", "1", code=5).error
 
     other = empty_home / "other"
     run(*command[:-1], str(other))

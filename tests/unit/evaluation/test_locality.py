@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from memory_service.errors import ConfigurationError, InvalidInput
+from memory_service.evaluation.flops import ModelFlops
 from memory_service.evaluation.report import perplexity_ratio, prefer_right
 from memory_service.evaluation.runner import run
 from memory_service.evaluation.samples import Asked
@@ -24,7 +25,9 @@ def silent(done: int, total: int) -> None:
 def test_everyone_is_asked_what_does_not_concern_them():
     samples = locality_samples(PEOPLE, EXCHANGES, 4, seed=1)
     assert [one.turns for one in samples] == [one.turns for one in PEOPLE]
-    assert all(len(one.asked) == 4 and set(one.asked) <= set(EXCHANGES) for one in samples)
+    assert all(
+        len(one.asked) == 4 and all(asked in EXCHANGES for asked in one.asked) for one in samples
+    )
     assert samples == locality_samples(PEOPLE, EXCHANGES, 4, seed=1)
     assert samples != locality_samples(PEOPLE, EXCHANGES, 4, seed=2)
     with pytest.raises(InvalidInput, match="must be at least 9"):
@@ -84,7 +87,8 @@ def test_right_over_outdated_is_counted_where_an_outdated_answer_is_known():
     (person, *_) = PEOPLE
     asked = [Asked("Where do I live?", "In Rome.", None, "In Rome."), Asked("And now?", "In Oslo.")]
     sample = type(person)(person.id, person.turns, person.swap_turns, asked)
-    results = list(run([sample], ["own", "none"], tiny.encoder, tiny.backend, silent))
+    flops = ModelFlops(tiny.base.model, tiny.generator)
+    results = list(run([sample], ["own", "none"], tiny.encoder, tiny.reader, flops, silent))
     same, without = results[:2]
     assert same.outdated_log_likelihood == pytest.approx(same.log_likelihood)
     assert without.outdated_log_likelihood is None
