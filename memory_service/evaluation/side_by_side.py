@@ -78,8 +78,8 @@ class SideBySide:
         """Ask every question by every method; `report` gets steps done and steps to do."""
         kept = {
             "none": keep_nothing(),
-            "own": keep_adapter((await self._recall.adapter(own)).readouts),
-            "swap": keep_adapter((await self._recall.adapter(other)).readouts),
+            "own": await self._keep(own),
+            "swap": await self._keep(other),
             "history": keep_turns(dialogue.turns),
         }
         rows = [Row(question, {}) for question in dialogue.questions]
@@ -93,6 +93,10 @@ class SideBySide:
                 row.answers[method] = _judged(row.question, answered)
                 report(number * len(LABELS) + position, steps)
         return rows
+
+    async def _keep(self, memory_id: MemoryId) -> Kept:
+        async with self._recall.applied(memory_id) as adapter:
+            return keep_adapter(adapter.readouts)
 
     def _answer(self, kept: Kept, question: DialogueQuestion) -> Answered:
         (answered,) = answer_all(kept, [Asked(question.text, "")], self._reader)
