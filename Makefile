@@ -10,7 +10,7 @@ MYPY_PATH := build/mypy
 # Waiting threads that spin slow down whatever else runs on the machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo setup model test test-crash check fix docs
+.PHONY: help demo setup model test test-crash bench-train check fix docs
 
 help:
 	@echo "make demo    a dialogue into a memory, its questions four ways side by side"
@@ -18,6 +18,7 @@ help:
 	@echo "make setup   everything needed to work on it, in .venv"
 	@echo "make test    install what is missing and run every test"
 	@echo "make test-crash  processes killed at every step and at random, for minutes; counts printed"
+	@echo "make bench-train  questions a second in training, and the share of the matrix peak"
 	@echo "make check   format, lint, types, import contracts, freshness of the docs"
 	@echo "make fix     what can be corrected by itself"
 	@echo "make docs    write the generated pages of docs/ again"
@@ -36,6 +37,9 @@ test: $(INSTALLED_DEV) model
 
 test-crash: $(INSTALLED_DEV)
 	CRASH_ROUNDS=$${CRASH_ROUNDS:-25} $(BIN)/python -m pytest -q -s tests/integration/test_crashes.py
+
+bench-train: $(INSTALLED) model
+	@$(BIN)/memory train bench smollm2-135m
 
 check: $(INSTALLED_DEV) $(MYPY_PATH)/memory_cli
 	$(BIN)/ruff format --check .

@@ -1,13 +1,16 @@
 """`memory train`: start and resume a generator's training."""
 
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from memory_cli import interrupts, output
+from memory_cli.options import Json
 from memory_service.bootstrap import make_trainer
 from memory_service.errors import NotFound, StateConflict
 from memory_service.settings import read_settings
@@ -64,6 +67,54 @@ def resume_training(
             "training run", str(directory), "start one with `memory train CONFIG --out DIR`"
         )
     _train(directory / "config.json", directory, resume=True)
+
+
+@app.command("bench")
+def bench_training(
+    config: Annotated[
+        str,
+        typer.Argument(metavar="CONFIG", help="A JSON file, or the name of one in the package."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Measure a config's questions per second, and the share of the machine's matrix peak.
+
+    With synthetic people, in the steps of the last phase; nothing is kept. The peak is what a large
+    bf16 product reaches on this machine in the same minute.
+    """
+    from memory_service.training.config import load_training_config
+
+    settings = read_settings()
+    chosen = load_training_config(_config_path(config))
+    with output.waiting("loading torch") as doing, TemporaryDirectory() as folder:
+        from memory_service.training.bench import bench_config, matrix_peak, measure_speed
+        from memory_service.training.processes import Processes
+
+        device = Processes().device
+        doing("measuring a large product")
+        peak = matrix_peak(device)
+        wanted = bench_config(chosen)
+        speeds = measure_speed(
+            lambda path: make_trainer(settings, wanted, path, doing), Path(folder), peak
+        )
+    if as_json:
+        steps = [asdict(speed) for speed in speeds]
+        output.show_json({"device": str(device), "matrix_peak": peak, "steps": steps})
+        return
+    output.show_table(
+        ["people", "questions/s ", "s/step ", "GFLOP/step ", "share of peak "],
+        [
+            [
+                one.people,
+                f"{one.questions_per_s:.1f}",
+                f"{one.step_s:.2f}",
+                f"{one.step_flops / 1e9:,.0f}",
+                f"{one.peak_share:.1%}",
+            ]
+            for one in speeds
+        ],
+        title=f"{config} on {device}: bf16 products reach {peak / 1e12:.2f} TFLOP/s",
+    )
 
 
 def _train(config_path: Path, directory: Path, *, resume: bool) -> None:

@@ -10,6 +10,7 @@ from memory_service import __version__
 from memory_service.generator.checkpoint import load_generator
 from memory_service.inference import base_models
 from memory_service.inference.model_files import BaseModelFiles
+from memory_service.training import bench
 from memory_service.training.config import Phase, TrainingConfig
 from tests.helpers.command_line import ENCODING, run
 from tests.helpers.tiny_generator import tiny_config
@@ -144,6 +145,26 @@ def test_training_starts_and_resumes(
         for line in (empty_home / "run" / "log.jsonl").read_text().splitlines()
     ]
     assert steps == [1, 2, 3]
+
+
+def test_training_is_benched(
+    empty_home: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "PRODUCT_WIDTH", {"cpu": 256, "cuda": 256})
+    config = write_training(empty_home, str(tiny_model_folder / "base"), steps=50)
+    before = {*empty_home.iterdir()}
+    measured = json.loads(run("train", "bench", config, "--json").out)
+    assert {*empty_home.iterdir()} == before
+    new, again = measured["steps"]
+    assert (new["people"], again["people"]) == ("new", "met before")
+    assert new["step_flops"] > again["step_flops"] > 0  # the base model has read them
+    for steps in (new, again):
+        assert steps["questions_per_s"] * steps["step_s"] == pytest.approx(4)
+        used = steps["step_flops"] / steps["step_s"] / measured["matrix_peak"]
+        assert steps["peak_share"] == pytest.approx(used)
+    table = run("train", "bench", config).out
+    assert "share of peak" in table
+    assert "met before" in table
 
 
 def test_training_that_cannot_start_is_named(empty_home: Path) -> None:
