@@ -42,6 +42,11 @@ def show_report(report: "Report", people: int) -> None:
             f"{one.method}: the right answer is likelier than the outdated one for "
             f"{interval(one.right, percent=True)} of the questions that know one"
         )
+    for kept in report.retention:
+        output.show_line(
+            f"{kept.method}: after {kept.distance} more sessions it recalls "
+            f"{interval(kept.share, percent=True)} of what it did after {kept.nearest}"
+        )
     for name, values in report.breakdown.items():
         if 1 < len(values) <= LONGEST_BREAKDOWN:
             _show_breakdown(name, values)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memory_service.errors import InvalidInput, NotFound
 from memory_service.evaluation.runner import Result
@@ -88,6 +89,7 @@ class Report:
     methods: list[MethodReport]
     own_against_swap: "Comparison | None"
     preferences: list["Preference"]
+    retention: list["Retention"]
     break_even: "BreakEven | None"
     breakdown: dict[str, dict[str, list[MethodReport]]]
     peak_rss_bytes: int
@@ -102,6 +104,7 @@ class Report:
             "fingerprint": self.fingerprint,
             "own_against_swap": None if swap is None else asdict(swap),
             "right_over_outdated": [asdict(one) for one in self.preferences],
+            "retention": [asdict(one) for one in self.retention],
             "break_even": None if self.break_even is None else asdict(self.break_even),
             "peak_rss_bytes": self.peak_rss_bytes,
             "breakdown": {
@@ -128,6 +131,7 @@ def report_object(
         methods=[summarise(results, name, seed) for name in methods],
         own_against_swap=compare(results, seed),
         preferences=[one for one in preferences if one is not None],
+        retention=[one for name in methods for one in retained(results, name, seed)],
         break_even=break_even(results),
         breakdown=breakdown(results, seed),
         peak_rss_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
@@ -294,6 +298,41 @@ def prefer_right(results: Sequence[Result], method: str, seed: int) -> Preferenc
     return Preference(method, _bootstrap(scores, seed)) if scores else None
 
 
+@dataclass(frozen=True)
+class Retention:
+    """What is left after so many more sessions: value recall over that at the shortest distance."""
+
+    method: str
+    distance: int
+    nearest: int
+    share: Interval
+
+
+def retained(results: Sequence[Result], method: str, seed: int) -> list[Retention]:
+    """Of a method whose results have several distances (group "distance"); else nothing.
+
+    The same people are asked at every distance, so the same are drawn for both sides of a ratio.
+    """
+    by_distance: dict[int, list[tuple[str, float]]] = {}
+    for one in results:
+        if one.method == method and "distance" in one.groups and one.value_recall is not None:
+            scores = by_distance.setdefault(int(one.groups["distance"]), [])
+            scores.append((one.sample, one.value_recall))
+    if len(by_distance) < 2:
+        return []
+    nearest, *further = sorted(by_distance)
+    near_mean, near = _resampled(by_distance[nearest], seed)
+    found = []
+    for distance in further:
+        mean, means = _resampled(by_distance[distance], seed)
+        known = near > 0
+        if near_mean > 0 and known.any():
+            low, high = np.quantile(means[known] / near[known], [0.025, 0.975])
+            share = Interval(mean / near_mean, float(low), float(high))
+            found.append(Retention(method, distance, nearest, share))
+    return found
+
+
 def perplexity_ratio(drifts: Sequence[Drift], seed: int) -> Interval:
     """Perplexity with the adapter over perplexity without, resampled over people.
 
@@ -328,7 +367,13 @@ def _ratio(cost: float, saved: float) -> float | None:
 
 
 def _bootstrap(scores: Sequence[tuple[str, float]], seed: int) -> Interval:
-    """Resample whole samples: questions about one person are not independent."""
+    mean, means = _resampled(scores, seed)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(mean, float(low), float(high))
+
+
+def _resampled(scores: Sequence[tuple[str, float]], seed: int) -> tuple[float, NDArray[np.float64]]:
+    """The mean, and those of resampled samples: questions about one person depend on each other."""
     names = sorted({name for name, _ in scores})
     index = {name: number for number, name in enumerate(names)}
     totals, counts = np.zeros(len(names)), np.zeros(len(names))
@@ -337,5 +382,4 @@ def _bootstrap(scores: Sequence[tuple[str, float]], seed: int) -> Interval:
         counts[index[name]] += 1
     drawn = np.random.default_rng(seed).integers(0, len(names), (RESAMPLES, len(names)))
     means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(totals.sum() / counts.sum()), float(low), float(high))
+    return float(totals.sum() / counts.sum()), means

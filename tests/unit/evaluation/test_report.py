@@ -14,6 +14,7 @@ from memory_service.evaluation.report import (
     compare,
     differences,
     report_object,
+    retained,
     summarise,
 )
 from memory_service.evaluation.runner import Result
@@ -189,6 +190,34 @@ def test_runs_that_asked_other_things_are_not_compared():
         differences(results({"a": [0.0, 0.2]}), results({"a": [0.0]}), SEED)
     with pytest.raises(InvalidInput, match="no method in common"):
         differences(results({"a": [0.0]}), results({"a": [0.0]}, "none"), SEED)
+
+
+# Retention
+
+
+def remembered(distance: int, recalls: list[float]) -> list[Result]:
+    return [
+        replace(
+            RESULT, sample=f"{distance}-{n}", groups={"distance": f"{distance:3}"}, value_recall=r
+        )
+        for n, r in enumerate(recalls)
+    ]
+
+
+def test_what_is_left_is_a_share_of_what_there_was():
+    grid = remembered(10, [0.25, 0.5]) + remembered(0, [0.5, 1.0]) + remembered(40, [0.0, 0.0])
+    ten, forty = retained(grid, "own", SEED)
+    assert (ten.distance, ten.nearest, forty.distance) == (10, 0, 40)
+    # Everyone keeps half: however people are drawn, the share is the same.
+    assert ten.share == Interval(0.5, 0.5, 0.5)
+    assert forty.share == Interval(0.0, 0.0, 0.0)
+
+
+def test_one_distance_or_no_recall_is_no_retention():
+    assert retained(remembered(0, [1.0]), "own", SEED) == []
+    assert retained([RESULT], "own", SEED) == []
+    assert retained(remembered(0, [0.0]) + remembered(4, [1.0]), "own", SEED) == []
+    assert retained(remembered(0, [1.0]) + remembered(4, [1.0]), "swap", SEED) == []
 
 
 # Own against swap
