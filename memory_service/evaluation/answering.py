@@ -7,6 +7,7 @@ of the history, as a server that keeps keys and values would, and are answered t
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -72,7 +73,7 @@ def answer_all(kept: Kept, asked: Sequence[Asked], reader: Reads) -> list[Answer
         readings, prompts, searched = [], [], []
         for one in part:
             started = time.perf_counter()
-            prompts.append(kept.prompt(one.question, lambda m: _fits(reader, m)))
+            prompts.append(kept.prompt(one.question, partial(_fits, reader, one)))
             searched.append(time.perf_counter() - started)
             readings.append(reader.read(prompts[-1], kept.readouts, first))
             first = first or readings[-1]
@@ -101,15 +102,17 @@ def _parts(kept: Kept, asked: Sequence[Asked], reader: Reads) -> list[Sequence[A
     """The first question alone, then as many together as is fitting for prompts of its length."""
     if len(asked) < 2:
         return [asked] if asked else []
-    prompt = kept.prompt(asked[0].question, lambda m: _fits(reader, m))
+    prompt = kept.prompt(asked[0].question, partial(_fits, reader, asked[0]))
     words = sum(len(message.content.split()) for message in prompt)
     together = max(1, BATCH_PROMPT_TOKENS // (2 * words))  # about two tokens a word at most
     rest = range(1, len(asked), together)
     return [asked[:1], *(asked[start : start + together] for start in rest)]
 
 
-def _fits(reader: Reads, messages: Sequence[Message]) -> bool:
-    return reader.fits(messages, SAMPLING.max_new_tokens)
+def _fits(reader: Reads, asked: Asked, messages: Sequence[Message]) -> bool:
+    """With room for what is said and for what is scored; no token is shorter than a byte."""
+    scored = [len(text.encode()) for text in (asked.answer, asked.outdated) if text]
+    return reader.fits(messages, max([SAMPLING.max_new_tokens, *scored]))
 
 
 def _likelihood(reader: Reads, reading: Reading, answer: str | None) -> float | None:

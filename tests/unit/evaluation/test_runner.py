@@ -246,6 +246,16 @@ def test_history_that_is_too_long_loses_its_oldest_turns(samples, ask):
     assert second.text in cut.prompt[0]["content"]
 
 
+def test_history_that_is_too_long_leaves_room_for_a_long_expected_answer(samples):
+    tiny = tiny_inference()
+    flops = ModelFlops(tiny.base.model, tiny.generator)
+    said = [turn(number, f"It was number {number}.") for number in range(300)]
+    asked = [Asked("Which?", "It was all of the numbers, " + "one after another, " * 10)]
+    sample = replace(samples[0], turns=said, asked=asked)
+    (result,) = run([sample], ["history"], tiny.encoder, tiny.reader, flops, no_report)
+    assert 3500 < result.prompt_tokens <= 4096 - len(asked[0].answer)
+
+
 def test_sample_without_questions_has_no_results(samples, ask):
     silent = replace(samples[0], asked=[])
     assert ask([silent], SCORED, BlindReader(samples)) == []
