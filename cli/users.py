@@ -1,11 +1,11 @@
-"""`memory users`: list, show, delete, rebuild."""
+"""`memory users`: list, show, delete, rebuild; the others are in `moving.py`."""
 
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from memory_cli import output
+from memory_cli import moving, output
 from memory_cli.opening import opened_service, opened_store
 from memory_cli.options import EXIT_DECLINED, Json, User, Yes
 from memory_service.domain.memory import MemoryId
@@ -13,6 +13,11 @@ from memory_service.domain.records import Head
 from memory_service.settings import read_settings
 
 app = typer.Typer(help="Whose memories there are.", no_args_is_help=True, rich_markup_mode=None)
+
+app.command("export")(moving.export_user)
+app.command("import")(moving.import_user)
+app.command("merge")(moving.merge_users)
+app.command("migrate")(moving.migrate_users)
 
 
 @app.command("list")

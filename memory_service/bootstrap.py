@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from memory_service.errors import ConfigurationError, NotFound
 from memory_service.services.append import Append
+from memory_service.services.archive import ExportMemory
 from memory_service.services.forget import Forget
 from memory_service.services.inspect import Inspect
 from memory_service.services.keys import Keys
@@ -21,6 +22,7 @@ from memory_service.services.ports import Backend, OpenUnit
 from memory_service.settings import Settings
 
 if TYPE_CHECKING:
+    from memory_service.domain.archive import Archive
     from memory_service.domain.records import StoredAdapter
     from memory_service.generator.generator import Generator
     from memory_service.generator.strength import Strength
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from memory_service.inference.local import LocalBackend
     from memory_service.inference.reading import Reader
     from memory_service.inference.tokens import Tokens
+    from memory_service.services.archive import ImportMemory
     from memory_service.services.ask import Ask
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from memory_service.services.exchange import Exchange
     from memory_service.services.export import Export
     from memory_service.services.forget_turns import ForgetTurns
+    from memory_service.services.merge import Merge
+    from memory_service.services.migrate import Migrate
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
     from memory_service.services.rollback import Rollback
@@ -59,6 +64,8 @@ class Store:
     append: Append
     inspect: Inspect
     forget: Forget
+    export_memory: ExportMemory
+    read_archive: Callable[[Path], "Archive"]
     keys: Keys
 
 
@@ -93,6 +100,9 @@ class Service:
     forget_turns: "ForgetTurns"
     edit: "Edit"
     rollback: "Rollback"
+    merge: "Merge"
+    migrate: "Migrate"
+    import_memory: "ImportMemory"
     recall: "Recall"
     chat: "Chat"
     ask: "Ask"
@@ -152,6 +162,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
     Raises:
         ConfigurationError: the URL is unusable.
     """
+    from memory_service.storage.archive import read_archive, write_archive
     from memory_service.storage.engine import create_engine
     from memory_service.storage.unit_of_work import unit_factory
 
@@ -163,6 +174,8 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
             append=Append(open_unit),
             inspect=Inspect(open_unit),
             forget=Forget(open_unit),
+            export_memory=ExportMemory(open_unit, write_archive),
+            read_archive=read_archive,
             keys=Keys(open_unit),
         )
     finally:
@@ -221,6 +234,7 @@ async def open_service(
     from memory_service.inference.engine import Engine, Limits
     from memory_service.services.adapter_cache import AdapterCache
     from memory_service.services.amend import Amend
+    from memory_service.services.archive import ImportMemory
     from memory_service.services.ask import Ask
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
@@ -229,6 +243,8 @@ async def open_service(
     from memory_service.services.exchange import Exchange
     from memory_service.services.export import Export
     from memory_service.services.forget_turns import ForgetTurns
+    from memory_service.services.merge import Merge
+    from memory_service.services.migrate import Migrate
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
     from memory_service.services.rollback import Rollback
@@ -274,6 +290,9 @@ async def open_service(
                 forget_turns=ForgetTurns(amend),
                 edit=Edit(amend),
                 rollback=Rollback(amend),
+                merge=Merge(store.open_unit, amend, remember),
+                migrate=Migrate(store.open_unit, encoder, compute, remember),
+                import_memory=ImportMemory(store.open_unit, encoder, compute, remember),
                 recall=recall,
                 chat=chat,
                 ask=Ask(recall, engine, inference.backend, compute),

@@ -7,8 +7,13 @@ hash of its id, so that the store alone tells nobody which ids there were.
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 KEY_BYTES = 32
+
+Tombstones = Mapping[bytes, AbstractSet[str]]
+"""Keyed hashes by their key: one key for each memory that was merged into this one."""
 
 
 def new_key() -> bytes:
@@ -19,3 +24,17 @@ def new_key() -> bytes:
 def tombstone(key: bytes, turn_id: str) -> str:
     """The keyed hash that stands for a forgotten turn, in hexadecimal."""
     return hmac.new(key, turn_id.encode(), hashlib.sha256).hexdigest()
+
+
+def buried(
+    tombstones: Iterable[tuple[bytes, AbstractSet[str]]], turn_ids: Iterable[str]
+) -> set[str]:
+    """Those of the turns that have a tombstone among these, given as pairs of key and hashes."""
+    ids = set(turn_ids)
+    return {
+        turn_id
+        for key, hashes in tombstones
+        if hashes
+        for turn_id in ids
+        if tombstone(key, turn_id) in hashes
+    }

@@ -28,6 +28,7 @@ from memory_service.domain.records import (
     StoredState,
 )
 from memory_service.domain.search import Term
+from memory_service.domain.tombstones import Tombstones
 from memory_service.domain.turns import Turn
 
 if TYPE_CHECKING:  # listing turns must not wait for torch
@@ -209,6 +210,17 @@ class Memories(Protocol):
         Raises:
             NotFound: the user is unknown, or none of the turns is kept.
             StateConflict: the newest state holds one of them.
+        """
+        ...
+
+    async def tombstones(self, memory_id: MemoryId) -> Tombstones:
+        """What stands for the forgotten turns. Raises NotFound for an unknown user."""
+        ...
+
+    async def bury(self, memory_id: MemoryId, tombstones: Tombstones) -> None:
+        """Take over another memory's tombstones, creating tenant and user.
+
+        Turns that they stand for must have been erased before.
         """
         ...
 

@@ -8,7 +8,7 @@ from sqlalchemy import delete, exists, insert, select, update
 
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Erased
-from memory_service.domain.tombstones import new_key, tombstone
+from memory_service.domain.tombstones import Tombstones, new_key, tombstone
 from memory_service.errors import NotFound
 from memory_service.storage.queries import TABLES, Queries, batches, lost
 from memory_service.storage.tables import (
@@ -64,6 +64,15 @@ class Erasure(Queries):
         self._transaction.erase_at_commit()
         return Erased(len(homes), sessions, len(held), adapters)
 
+    async def tombstones(self, memory_id: MemoryId) -> Tombstones:
+        """What stands for the forgotten turns.
+
+        Raises:
+            NotFound: the user is unknown.
+        """
+        user_id, _ = await self._find(memory_id)
+        return await self._tombstones(user_id)
+
     async def delete_user(self, memory_id: MemoryId) -> Mapping[str, int]:
         """Delete everything of a user; returns how many rows of each kind went.
 
@@ -107,6 +116,15 @@ class Erasure(Queries):
                 )
                 found |= {ids[row.hash] for row in rows}
         return found
+
+    async def _tombstones(self, user_id: int) -> dict[bytes, set[str]]:
+        rows = await self._transaction.read(
+            select(TombstoneRow.key, TombstoneRow.hash).where(TombstoneRow.user_id == user_id)
+        )
+        found: dict[bytes, set[str]] = defaultdict(set)
+        for key, hash_ in rows:
+            found[key].add(hash_)
+        return dict(found)
 
     async def _bury(self, user_id: int, turn_ids: Iterable[str]) -> None:
         """Leave tombstones, under the key that the memory has already, if any."""

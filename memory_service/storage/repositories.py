@@ -18,7 +18,12 @@ from sqlalchemy import (
 
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Arrival, Head, PendingSession, StoredChunk
+<<<<<<< HEAD
 from memory_service.domain.turns import Turn
+=======
+from memory_service.domain.tombstones import Tombstones
+from memory_service.domain.turns import Role, Turn
+>>>>>>> c8c7997 (Memories move: archives, merge and migrate between generators, and any life of a memory against plain Python)
 from memory_service.errors import NotFound, StateConflict
 from memory_service.storage.erasure import Erasure
 from memory_service.storage.queries import (
@@ -75,6 +80,21 @@ class Memories(Recent, Search, Versions, Erasure):
         if added:
             await self._insert_turns(user_id, list(added.values()))
         return arrivals
+
+    async def bury(self, memory_id: MemoryId, tombstones: Tombstones) -> None:
+        """Take over another memory's tombstones, creating tenant and user.
+
+        Turns that they stand for must have been erased before.
+        """
+        user_id = await self._lock_or_create(memory_id)
+        known = await self._tombstones(user_id)
+        missing = [
+            {"user_id": user_id, "key": key, "hash": hash_}
+            for key, hashes in tombstones.items()
+            for hash_ in sorted(hashes - known.get(key, set()))
+        ]
+        if missing:
+            await self._transaction.write(insert(TABLES["tombstones"]), missing)
 
     async def turns(
         self,

@@ -24,11 +24,13 @@ from memory_service.domain.records import (
     StoredChunk,
     StoredState,
 )
+from memory_service.domain.tombstones import Tombstones, buried, tombstone
 from memory_service.domain.turns import Turn
 from memory_service.errors import NotFound, StateConflict
 from memory_service.generator.state import digest
 
 FINGERPRINT = Fingerprint("generator", "base", "tokenizer", "chunking", "independent", "int64")
+KEY = b"key of every fake memory"
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -49,7 +51,7 @@ class StoredUser:
     adapters: dict[int, StoredAdapter] = field(default_factory=dict)
     recipes: dict[int, list[StoredChunk]] = field(default_factory=dict)
     version: int = 0
-    tombstones: set[str] = field(default_factory=set)
+    tombstones: dict[bytes, set[str]] = field(default_factory=dict)
     aside: set[str] = field(default_factory=set)
 
 
@@ -96,7 +98,7 @@ class FakeUnit:
         user = users.setdefault(memory_id, StoredUser())
         arrivals, changed = [], {}
         for turn in turns:
-            if turn.id in user.tombstones:
+            if buried(user.tombstones.items(), [turn.id]):
                 arrivals.append(Arrival.FORGOTTEN)
                 continue
             known = user.turns.setdefault(turn.id, turn)
@@ -254,7 +256,7 @@ class FakeUnit:
         kept = {turn.session for turn in user.turns.values()}
         emptied = set(user.sessions) - kept
         user.sessions = {name: one for name, one in user.sessions.items() if name in kept}
-        user.tombstones |= gone
+        user.tombstones.setdefault(KEY, set()).update(tombstone(KEY, id_) for id_ in gone)
         user.aside -= gone
         had = len(user.adapters)
         named = [
@@ -271,6 +273,14 @@ class FakeUnit:
             ]
             user.adapters.pop(version, None)
         return Erased(len(gone), len(emptied), len(named), had - len(user.adapters))
+
+    async def tombstones(self, memory_id: MemoryId) -> Tombstones:
+        return (await self._read(memory_id)).tombstones
+
+    async def bury(self, memory_id: MemoryId, tombstones: Tombstones) -> None:
+        user = (await self._write()).setdefault(memory_id, StoredUser())
+        for key, hashes in tombstones.items():
+            user.tombstones.setdefault(key, set()).update(hashes)
 
     async def delete_user(self, memory_id: MemoryId) -> dict[str, int]:
         user = (await self._write()).pop(memory_id, None)
