@@ -78,7 +78,7 @@ class Fingerprint:
         raise IncompatibleState(
             subject,
             f"was made by {found.short}, but {self.short} is running ({different})",
-            "run `memory users rebuild USER` to encode the kept turns again, or start with the "
+            "run `memory users migrate USER` to encode the kept turns again, or start with the "
             "generator and base model that made it",
         )
 

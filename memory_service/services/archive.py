@@ -17,6 +17,9 @@ from memory_service.services.ports import Encoder, Memories, OpenUnit
 from memory_service.services.reconcile import Report
 from memory_service.services.remember import Remember
 
+ROUNDING = 0.01
+"""How far another machine may read out of the same state: more than bfloat16 can explain."""
+
 
 @dataclass(frozen=True)
 class Imported:
@@ -51,8 +54,8 @@ class ImportMemory:
 
         Raises:
             StateConflict: the user exists already.
-            InvalidInput: it is of another tenant, or its state or adapter has another shape than
-                the generator's.
+            InvalidInput: it is of another tenant, its state or adapter has another shape than the
+                generator's, or its adapter is not the read-out of its state.
         """
         if archive.memory_id.tenant != memory_id.tenant:
             tenant = archive.memory_id.tenant
@@ -60,7 +63,7 @@ class ImportMemory:
         encoded = archive.encoded
         fits = encoded is not None and encoded.state.fingerprint == self._encoder.fingerprint
         if encoded is not None and fits:
-            await self._compute.run(self._require_shapes, encoded)
+            await self._compute.run(self._require_fitting, encoded)
         whole = await self._whole_sessions(archive) if fits else set()
         async with self._open_unit() as unit:
             await _require_new(unit.memories, memory_id)
@@ -102,7 +105,7 @@ class ImportMemory:
                 whole.add(name)
         return whole
 
-    def _require_shapes(self, encoded: Encoded) -> None:
+    def _require_fitting(self, encoded: Encoded) -> None:
         state = encoded.state
         if state.closed.shape != self._encoder.empty_state().shape:
             raise InvalidInput("archive", list(state.closed.shape), "its state has another shape")
@@ -111,6 +114,9 @@ class ImportMemory:
         found = encoded.readouts
         if (found.shape, found.dtype) != (readouts.shape, readouts.dtype):
             raise InvalidInput("archive", list(found.shape), "its adapter has another shape")
+        away = (found.float() - readouts.float()).norm()
+        if not away <= ROUNDING * readouts.float().norm():  # NaN is not near anything
+            raise InvalidInput("archive", encoded.version, "its adapter is not its state's")
 
     async def _state_digest(self, memory_id: MemoryId) -> str | None:
         async with self._open_unit() as unit:

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from memory_service.domain.archive import Archive, Encoded
 from memory_service.domain.memory import Fingerprint, MemoryId
@@ -45,7 +45,8 @@ _FIELDS = {"id", "session", "role", "time", "text"}
 _WRITTEN_AT = (1980, 1, 1, 0, 0, 0)
 """The same memory gives the same bytes; the file itself has a date."""
 
-_Digest = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\Z")]
+_Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class _Record(BaseModel):
@@ -67,7 +68,7 @@ class _Fingerprint(_Record):
 
 
 class _Version(_Record):
-    number: int
+    number: _Count
     fingerprint: _Fingerprint
     state_digest: _Digest
 
@@ -76,7 +77,7 @@ class _Manifest(_Record):
     format: Literal["memory-service-archive/1"]
     tenant: str
     user: str
-    turns: int
+    turns: _Count
     version: _Version | None
     files: dict[str, _File]
 
@@ -86,7 +87,7 @@ class _Chunk(_Record):
     digest: _Digest
     update_digest: _Digest
     turn_ids: list[str]
-    tokens: int
+    tokens: _Count
 
 
 class _Tombstones(_Record):
@@ -151,7 +152,7 @@ def read_archive(file: Path) -> Archive:
     except IncompatibleState as error:
         raise _refused(file, f"{error.subject}: {error.problem}") from None
     except (zipfile.BadZipFile, ValueError, RecursionError, NotImplementedError, EOFError) as error:
-        raise _refused(file, f"it is not a ZIP file as written here ({error})") from None
+        raise _refused(file, f"it is damaged, or no ZIP file of this kind ({error})") from None
 
 
 def _write(archive: Archive, stream: object) -> None:

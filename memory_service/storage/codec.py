@@ -117,8 +117,14 @@ def _pack(logical: Tensor, stored: Tensor, fingerprint: Fingerprint) -> bytes:
         "shape": json.dumps(list(stored.shape)),
         "digest": _content_digest(stored),
     }
-    packed: bytes = safetensors.torch.save({"tensor": stored}, metadata)
-    return packed
+    return _in_order(safetensors.torch.save({"tensor": stored}, metadata))
+
+
+def _in_order(packed: bytes) -> bytes:
+    """Sort the header's fields, which are written in any order: equal tensors are equal bytes."""
+    end = 8 + int.from_bytes(packed[:8], "little")
+    header = json.dumps(json.loads(packed[8:end]), sort_keys=True, separators=(",", ":"))
+    return packed[:8] + header.encode().ljust(end - 8) + packed[end:]
 
 
 def _unpack(

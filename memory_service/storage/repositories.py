@@ -18,12 +18,8 @@ from sqlalchemy import (
 
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Arrival, Head, PendingSession, StoredChunk
-<<<<<<< HEAD
-from memory_service.domain.turns import Turn
-=======
 from memory_service.domain.tombstones import Tombstones
-from memory_service.domain.turns import Role, Turn
->>>>>>> c8c7997 (Memories move: archives, merge and migrate between generators, and any life of a memory against plain Python)
+from memory_service.domain.turns import Turn
 from memory_service.errors import NotFound, StateConflict
 from memory_service.storage.erasure import Erasure
 from memory_service.storage.queries import (

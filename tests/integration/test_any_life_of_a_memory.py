@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -19,7 +20,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from memory_service.domain.archive import Archive
 from memory_service.domain.turns import Turn
+from memory_service.services.archive import ExportMemory, ImportMemory
 from memory_service.services.merge import Merge
 from tests.helpers.fakes import FakeEncoder
 from tests.helpers.histories import digest_of, turn
@@ -168,6 +171,31 @@ class Lives(RuleBasedStateMachine):
         memory = self.memories[which]
         self.note(which, self.runner.run(memory.remember.rebuild(memory.id)))
 
+    @precondition(lambda self: any(model.versions for model in self.models))
+    @rule(data=st.data())
+    def move(self, data: st.DataObject) -> None:
+        """Out into an archive, deleted, and back: one version, and otherwise the same memory."""
+        which = data.draw(st.sampled_from([n for n in (0, 1) if self.models[n].versions]))
+        version = self.runner.run(self.export_and_import(self.memories[which]))
+        self.models[which].versions.clear()
+        self.note(which, version)
+
+    async def export_and_import(self, memory: Memory) -> int:
+        packed: list[Archive] = []
+
+        def keep(archive: Archive, file: Path) -> int:
+            packed.append(archive)
+            return 0
+
+        await ExportMemory(memory.open_unit, keep).archive(memory.id, Path("kept"))
+        async with memory.open_unit() as unit:
+            await unit.memories.delete_user(memory.id)
+            await unit.commit()
+        importing = ImportMemory(memory.open_unit, memory.encoder, memory.compute, memory.remember)
+        imported = await importing.archive(packed[0], memory.id)
+        assert not imported.is_reencoded
+        return imported.version
+
     @invariant()
     def is_what_the_model_says(self) -> None:
         for which in self.changed:
@@ -188,13 +216,16 @@ class Lives(RuleBasedStateMachine):
         assert await memory.state_digest() == digest_of(FakeEncoder(), active)
 
 
-def test_any_life_of_two_memories(sqlite_path: Path) -> None:
-    Lives.url = f"sqlite:///{sqlite_path}"
+@pytest.mark.parametrize(
+    ("database_kind", "lives", "steps"), [("sqlite", 12, 15), ("postgresql", 4, 10)]
+)
+def test_any_life_of_two_memories(database_url: str, lives: int, steps: int) -> None:
+    Lives.url = database_url
     run_state_machine_as_test(
         Lives,
         settings=settings(
-            max_examples=12,
-            stateful_step_count=15,
+            max_examples=lives,
+            stateful_step_count=steps,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),

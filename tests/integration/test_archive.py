@@ -140,6 +140,11 @@ async def test_nobody_is_overwritten_and_no_other_tenant_reached(memory, file):
     )
     with pytest.raises(InvalidInput, match="its adapter has another shape"):
         await importing(memory).archive(fat, EVE)
+    wrong = archive.encoded.readouts.flip(-1)
+    with pytest.raises(InvalidInput, match="its adapter is not its state's"):
+        await importing(memory).archive(
+            replace(archive, encoded=replace(archive.encoded, readouts=wrong)), EVE
+        )
     async with memory.open_unit() as unit:
         assert await unit.memories.heads("other") == []
         with pytest.raises(NotFound):
@@ -202,6 +207,12 @@ HOSTILE = {
     "user: must not be empty": edited("manifest.json", lambda it: it.update(user=" ")),
     "memory: chunks.0.tokens is wrong": edited(
         "memory.json", lambda it: it["chunks"][0].update(tokens="many")
+    ),
+    "memory: chunks.1.tokens is wrong": edited(
+        "memory.json", lambda it: it["chunks"][1].update(tokens=10**30)
+    ),
+    "lone surrogate": lambda it: it.update(
+        {"turns.jsonl": it["turns.jsonl"].replace(b'"text": "', b'"text": "\\ud800', 1)}
     ),
     "turns that are missing": edited(
         "memory.json", lambda it: it["chunks"][0].update(turn_ids=["t999"])

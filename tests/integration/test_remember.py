@@ -181,7 +181,7 @@ async def test_state_of_another_generator_is_refused_until_it_is_rebuilt(memory,
         other.id = memory.id
         with pytest.raises(IncompatibleState) as caught:
             await other.append(LATE)
-        for part in (RIDGE.fingerprint.short, OTHER.fingerprint.short, "memory users rebuild"):
+        for part in (RIDGE.fingerprint.short, OTHER.fingerprint.short, "memory users migrate"):
             assert part in str(caught.value)
         with pytest.raises(IncompatibleState):
             await Recall(other.open_unit, OTHER).adapter(memory.id)

@@ -173,7 +173,7 @@ def test_another_generator_is_refused_until_a_rebuild(
     )
     monkeypatch.setenv("MEMORY_SERVICE_GENERATOR", str(home / "other.safetensors"))
     outcome = run("turns", "append", "ann", "two", code=6)
-    assert "memory users rebuild" in outcome.error
+    assert "memory users migrate" in outcome.error
     assert "1 new turn stored" in outcome.err
     assert run("chat", "ann", "--once", "hi", code=6).error
     assert run("users", "rebuild", "ann").out == "ann@2: encoded anew\n"

@@ -82,7 +82,7 @@ def test_error_names_both_sides_and_what_differs(part, other):
     assert f"made by {MADE.short}, but {running.short} is running" in message
     shown = [text if len(text) < 64 else text[:12] for text in (getattr(MADE, part), other)]
     assert f"({part} {shown[0]} instead of {shown[1]})" in message
-    assert "memory users rebuild" in message
+    assert "memory users migrate" in message
 
 
 def test_error_names_everything_that_differs():

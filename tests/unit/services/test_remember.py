@@ -430,7 +430,7 @@ async def test_state_of_another_maker_is_refused_until_it_is_rebuilt(setup):
     message = str(caught.value)
     assert setup.encoder.fingerprint.short in message
     assert other.fingerprint.short in message
-    assert "memory users rebuild" in message
+    assert "memory users migrate" in message
     assert set(setup.user().turns) == {"t000", "t001"}
     assert setup.is_pending()
     assert setup.state().fingerprint == setup.encoder.fingerprint

@@ -55,6 +55,10 @@ def test_sums_come_back_to_the_last_bit_as_int64(total: Tensor) -> None:
     assert digest(back) == digest(total)
 
 
+def test_equal_tensors_are_equal_bytes() -> None:
+    assert len({pack_sum(torch.ones(2, 3, 3, dtype=torch.int64), OTHER) for _ in range(20)}) == 1
+
+
 @pytest.mark.parametrize(
     ("largest", "item_bytes"),
     [(2**15 - 1, 2), (-(2**15), 2), (2**15, 4), (-(2**31), 4), (2**31, 8), (-(2**31) - 1, 8)],
