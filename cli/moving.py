@@ -86,12 +86,12 @@ def merge_users(
     ends the merge before anything is changed.
     """
     settings = read_settings()
-    ids = [MemoryId(into, settings.tenant), MemoryId(other, settings.tenant)]
+    memory_id, other_id = MemoryId(into, settings.tenant), MemoryId(other, settings.tenant)
     with opened_store(settings) as store:  # whether there are both, before the slow part
-        for one in ids:
+        for one in (memory_id, other_id):
             store.run(store.it.inspect.user(one))
     with opened_service(settings) as service, output.counting("encoding", "chunks") as report:
-        merged = service.run(service.it.merge.users(*ids, report))
+        merged = service.run(service.it.merge.users(memory_id, other_id, report))
     if as_json:
         output.show_json({"user": into} | asdict(merged))
         return

@@ -76,7 +76,7 @@ class Merge:
         """Erase what the other forgot, and take back in what it has not set aside."""
         active = set(theirs.turns) - theirs.aside
 
-        async def changes(memories: Memories) -> tuple[_Contents, set[str], set[str]]:
+        async def changes(memories: Memories) -> tuple[_Contents, set[str], frozenset[str]]:
             ours = await _contents(memories, into)
             gone = buried(theirs.tombstones.items(), ours.turns)
             return ours, gone, (ours.aside & active) - gone
