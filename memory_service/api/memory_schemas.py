@@ -68,6 +68,7 @@ class ForgetBody(BaseModel):
     model_config = shown(session="monday", since="2026-03-01T00:00:00Z")
 
     turn_ids: list[str] = Field(default_factory=list, max_length=MOST_TURNS)
+    matching: str | None = Field(default=None, max_length=2_000, description="words, as in search")
     session: str | None = None
     since: str | None = Field(default=None, description="ISO 8601")
     until: str | None = Field(default=None, description="ISO 8601")
@@ -159,6 +160,13 @@ class KeptTurnBody(Documented):
 
 class TurnsPage(BaseModel):
     """Turns in the order said, the newest page first; the page `before` it begins at `next`."""
+
+    data: list[KeptTurnBody]
+    next: str | None
+
+
+class FoundTurnsPage(BaseModel):
+    """Turns that hold the words, the newest first; the page after it is `before` `next`."""
 
     data: list[KeptTurnBody]
     next: str | None

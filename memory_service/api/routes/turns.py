@@ -12,6 +12,7 @@ from memory_service.api.memory_schemas import (
     EditedBody,
     ForgetBody,
     FoundBody,
+    FoundTurnsPage,
     KeptTurnBody,
     ReceiptBody,
     TurnsBody,
@@ -78,6 +79,25 @@ async def list_turns(  # one parameter per part of the request
     return TurnsPage.model_validate({"data": [_kept(one) for one in kept], "next": following})
 
 
+@router.get("/search")
+async def search_turns(  # one parameter per part of the request
+    user: str,
+    words: Annotated[str, Query(min_length=1, max_length=2_000)],
+    who: Reader,
+    made: Made,
+    *,
+    before: str | None = None,
+    limit: Limit = 20,
+) -> FoundTurnsPage:
+    """Turns that hold all words, newest first: words, "phrases" and beginnings (`bisc*`)."""
+    kept = await made.service.store.inspect.search(
+        who.memory(user), words, before=before, limit=limit
+    )
+    following = kept[-1].turn.id if len(kept) == limit else None
+    data = [_kept(one) for one in kept]
+    return FoundTurnsPage.model_validate({"data": data, "next": following})
+
+
 @router.get("/turns/{turn_id:path}")
 async def show_turn(user: str, turn_id: str, who: Reader, made: Made) -> KeptTurnBody:
     """One turn."""
@@ -133,6 +153,7 @@ def _selection(body: ForgetBody) -> Selection:
         check_name("session", body.session)
     return Selection(
         turn_ids=frozenset(body.turn_ids),
+        matching=body.matching,
         session=body.session,
         since=None if body.since is None else parse_time(body.since),
         until=None if body.until is None else parse_time(body.until),

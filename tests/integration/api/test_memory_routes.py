@@ -47,6 +47,22 @@ async def posted(api: Api, path: str, **body: object) -> Any:
     return response.json()
 
 
+async def test_turns_are_found_by_their_words_and_can_be_forgotten_by_them(api: Api) -> None:
+    await append(
+        api, "My dog is called Biscuit.", "It rains.", "Biscuit is asleep.", "I love dogs."
+    )
+    page = await got(api, "/search?words=bisc*&limit=1")
+    assert [one["id"] for one in page["data"]] == ["Biscuit is asleep."]
+    page = await got(api, f"/search?words=bisc*&limit=2&before={page['next']}")
+    assert [one["id"] for one in page["data"]] == ["My dog is called Biscuit."]
+    assert page["next"] is None
+    error(await api.http.get(f"{ANN}/search?words=..."), 400, "invalid_input")
+    error(await api.http.get(f"{ANN}/search"), 400, "invalid_input")
+    assert (await posted(api, "/forget/preview", matching="biscuit"))["turns"] == 2
+    await posted(api, "/forget", matching="biscuit")
+    assert await api.texts("ann") == ["It rains.", "I love dogs."]
+
+
 async def test_turns_are_paged_from_the_newest_and_no_page_overlaps(api: Api) -> None:
     await append(api, *(f"Fact {number}." for number in range(7)))
     pages, before = [], ""
