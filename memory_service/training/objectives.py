@@ -70,8 +70,15 @@ def completion(rng: random.Random, episode: Episode) -> Ask | None:
 
 
 def abstention(rng: random.Random, episode: Episode) -> Ask | None:
-    """A question whose answer was never told."""
-    return _ask(rng.choice(episode.untold)) if episode.untold else None
+    """A question whose answer was never told.
+
+    Its answer carries no fact and weighs like any other words: weighted as a value, it became the
+    safest answer to everything (docs/decisions/0012).
+    """
+    if not episode.untold:
+        return None
+    asked = rng.choice(episode.untold)
+    return Ask((Message("user", asked.text),), asked.answer)
 
 
 def update(rng: random.Random, episode: Episode) -> Ask | None:

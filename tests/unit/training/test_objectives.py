@@ -76,7 +76,9 @@ def test_abstention_asks_what_was_never_told():
         told = {one.kind for one in person.questions}
         assert person.untold
         assert all(one.kind not in told for one in person.untold)
-        assert "haven't told" in abstention(random.Random(0), person).answer
+        asked = abstention(random.Random(0), person)
+        assert "haven't told" in asked.answer
+        assert asked.value is None
 
 
 def test_updates_are_facts_that_changed():
