@@ -10,7 +10,7 @@ MYPY_PATH := build/mypy
 # Waiting threads that spin slow down whatever else runs on the machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo setup model test test-crash bench-train check fix docs
+.PHONY: help demo setup model test test-crash bench bench-train check fix docs
 
 help:
 	@echo "make demo    a dialogue into a memory, its questions four ways side by side"
@@ -19,6 +19,8 @@ help:
 	@echo "make test    install what is missing and run every test"
 	@echo "make test-crash  processes killed at every step and at random, for minutes; counts printed"
 	@echo "make bench-train  questions a second in training, and the share of the matrix peak"
+	@echo "make bench   evaluations of docs/benchmarks.md, and the page again (LIMIT=60 people;"
+	@echo "             DMR=FILE and MEMBENCH=FILE for real dialogues); goes on where it was"
 	@echo "make check   format, lint, types, import contracts, freshness of the docs"
 	@echo "make fix     what can be corrected by itself"
 	@echo "make docs    write the generated pages of docs/ again"
@@ -40,6 +42,10 @@ test-crash: $(INSTALLED_DEV)
 
 bench-train: $(INSTALLED) model
 	@$(BIN)/memory train bench smollm2-135m
+
+bench: $(INSTALLED)
+	$(INSTALL) -e '.[eval]'
+	$(BIN)/python docs/benchmarks.py $(if $(LIMIT),--limit $(LIMIT)) $(if $(DMR),--dmr '$(DMR)') $(if $(MEMBENCH),--membench '$(MEMBENCH)')
 
 check: $(INSTALLED_DEV) $(MYPY_PATH)/memory_cli
 	$(BIN)/ruff format --check .
