@@ -6,37 +6,30 @@ turn -> chunk -> hidden states -> update -> state -> adapter -> chat. Takes base
 from the settings; the database, which keeps turns, state and adapter, is left out here.
 """
 
-import asyncio
-import tempfile
-from pathlib import Path
-
 import torch
-from pydantic import SecretStr
 from torch import Tensor
 
-from memory_service.bootstrap import Service, open_service
+from memory_service.bootstrap import Inference, load_inference
 from memory_service.domain.chunks import chunk_session
 from memory_service.domain.messages import Message, Sampling
 from memory_service.domain.turns import new_turn
 from memory_service.generator.hidden_states import hidden_states
 from memory_service.generator.injection import Injector
 from memory_service.generator.state import add
-from memory_service.inference.tokens import Tokens
 from memory_service.settings import read_settings
 
 TEXT = "My dog is called Biscuit, and I live in Oslo."
 QUESTION = "What is my dog called?"
 
 
-def follow(service: Service) -> None:
+def follow(inference: Inference) -> None:
     """Do what `services.remember` and `services.chat` do, one arrow at a time."""
-    generator, base = service.generator, service.base
-    tokens = Tokens(base)
+    generator, base, tokens = inference.generator, inference.base, inference.tokens
 
     turn = new_turn(TEXT, session="first")
     show("turn", type(turn).__module__, f"{turn.role.value}: {turn.text}")
 
-    (chunk,) = service.encoder.chunk([turn])
+    (chunk,) = inference.encoder.chunk([turn])
     ids = tokens.chunk_ids(chunk.texts)
     show("-> chunk", chunk_session.__module__, f"{len(ids)} tokens: {chunk.text!r}")
 
@@ -54,10 +47,10 @@ def follow(service: Service) -> None:
     show("-> adapter", type(generator.readout).__module__, shape(readouts, "layer key value"))
 
     question = [Message("user", QUESTION)]
-    without, with_adapter = service.backend.answers(
+    without, with_adapter = inference.backend.answers(
         [question, question], [None, readouts], Sampling(max_new_tokens=24)
     )
-    show("-> chat", type(service.backend).__module__, QUESTION)
+    show("-> chat", type(inference.backend).__module__, QUESTION)
     show("", "  without the adapter", without)
     show("", "  with it", with_adapter)
 
@@ -74,13 +67,5 @@ def shape(tensor: Tensor, names: str) -> str:
     return " ".join(f"{name}={size}" for name, size in sizes) + f"  {dtype}"
 
 
-async def main(database_url: str) -> None:
-    """Load base model and generator, and follow one turn."""
-    settings = read_settings().model_copy(update={"database_url": SecretStr(database_url)})
-    async with open_service(settings, report=lambda _: None) as service:
-        follow(service)
-
-
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(main(f"sqlite:///{Path(folder) / 'unused.db'}"))
+    follow(load_inference(read_settings(), report=lambda _: None))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from memory_service.errors import ConfigurationError, NotFound
 from memory_service.services.append import Append
-from memory_service.services.archive import ExportMemory
+from memory_service.services.export_archive import ExportMemory
 from memory_service.services.forget import Forget
 from memory_service.services.inspect import Inspect
 from memory_service.services.keys import Keys
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from memory_service.inference.local import LocalBackend
     from memory_service.inference.reading import Reader
     from memory_service.inference.tokens import Tokens
-    from memory_service.services.archive import ImportMemory
     from memory_service.services.ask import Ask
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from memory_service.services.exchange import Exchange
     from memory_service.services.export import Export
     from memory_service.services.forget_turns import ForgetTurns
+    from memory_service.services.import_archive import ImportMemory
     from memory_service.services.merge import Merge
     from memory_service.services.migrate import Migrate
     from memory_service.services.recall import Recall
@@ -234,7 +234,6 @@ async def open_service(
     from memory_service.inference.engine import Engine, Limits
     from memory_service.services.adapter_cache import AdapterCache
     from memory_service.services.amend import Amend
-    from memory_service.services.archive import ImportMemory
     from memory_service.services.ask import Ask
     from memory_service.services.chat import Chat
     from memory_service.services.compute import Compute
@@ -243,6 +242,7 @@ async def open_service(
     from memory_service.services.exchange import Exchange
     from memory_service.services.export import Export
     from memory_service.services.forget_turns import ForgetTurns
+    from memory_service.services.import_archive import ImportMemory
     from memory_service.services.merge import Merge
     from memory_service.services.migrate import Migrate
     from memory_service.services.recall import Recall

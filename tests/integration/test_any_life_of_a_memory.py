@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 
 from memory_service.domain.archive import Archive
 from memory_service.domain.turns import Turn
-from memory_service.services.archive import ExportMemory, ImportMemory
+from memory_service.services.export_archive import ExportMemory
+from memory_service.services.import_archive import ImportMemory
 from memory_service.services.merge import Merge
 from tests.helpers.fakes import FakeEncoder
 from tests.helpers.histories import digest_of, turn

@@ -14,7 +14,8 @@ import pytest
 
 from memory_service.domain.memory import MemoryId
 from memory_service.errors import InvalidInput, NotFound, StateConflict, Unavailable
-from memory_service.services.archive import ExportMemory, ImportMemory
+from memory_service.services.export_archive import ExportMemory
+from memory_service.services.import_archive import ImportMemory
 from memory_service.services.recall import Recall
 from memory_service.storage.archive import read_archive, write_archive
 from tests.helpers.histories import digest_of, turn
