@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from memory_service.generator.config import RidgeConfig, SvdConfig
+from memory_service.generator.config import Association, RidgeConfig, SvdConfig
 from memory_service.generator.generator import Generator
-from memory_service.generator.injection import adapter_output
+from memory_service.generator.injection import Injector, adapter_output
 
 KEPT_LENGTHS = 4096
 """Lengths whose count is remembered."""
@@ -39,6 +39,7 @@ class ModelFlops:
         with torch.device("meta"):
             self._model: Any = type(model)(model.config).eval()
             self._generator = Generator(generator.config).eval()
+        self._injector = Injector(self._model, self._generator)
         self.reading = lru_cache(KEPT_LENGTHS)(self._count_reading)
         self._encoding = lru_cache(KEPT_LENGTHS)(self._count_encoding)
         self.reading_out = self._count_reading_out()
@@ -85,15 +86,17 @@ class ModelFlops:
             adapter_output(_empty(1, tokens, a_q.shape[1]), a_q, readout, b)
 
     def _count_encoding(self, tokens: int) -> int:
-        """A pass without the head, and the update made of it."""
+        """A pass without what comes after all that is remembered, and the update made of it."""
+        is_enough = self._config.encoding.association is Association.NEXT_TOKEN
 
         def encode() -> None:
-            self._model.get_decoder()(
-                input_ids=_empty(1, tokens).long(),
-                attention_mask=_empty(1, 1, tokens, tokens),
-                position_ids=_empty(1, tokens).long(),
-                use_cache=False,
-            )
+            with self._injector.recording(until_all=is_enough):
+                self._model.get_decoder()(
+                    input_ids=_empty(1, tokens).long(),
+                    attention_mask=_empty(1, 1, tokens, tokens),
+                    position_ids=_empty(1, tokens).long(),
+                    use_cache=False,
+                )
             sites = len(self._config.sites)
             self._generator.update(_empty(sites, tokens, self._config.features))
 

@@ -187,7 +187,7 @@ def notes_prompt(turns: Sequence[Turn], question: str) -> list[Message]:
 
 
 BEST_PROMPT: Prompt = transcript_prompt
-"""Not chosen by measurement yet; `history_chat` and `history_notes` are there to compare."""
+"""The best of three on other data: `docs/decisions/0010-the-history-is-a-transcript.md`."""
 
 METHODS: Mapping[str, Method] = {
     "none": none,

@@ -78,16 +78,18 @@ def next_tokens(
         NumericalError: the base model returned NaN or Inf.
     """
     model, line_end = injector.model, injector.config.encoding.line_end
-    with torch.no_grad(), injector.recording() as recorded:
-        model.get_decoder()(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        embedded = model.get_input_embeddings()(input_ids)
-    inputs = torch.stack([recorded[index] for index in range(len(injector.config.sites))], dim=1)
+    with torch.no_grad():
+        with injector.recording(until_all=True) as recorded:  # no layer after the last adapted one
+            model.get_decoder()(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        embedded = _finite(model.get_input_embeddings()(input_ids))
+    sites = range(len(injector.config.sites))
+    inputs = _finite(torch.stack([recorded[index] for index in sites], dim=1))
     seen = [nn.functional.pad(inputs[..., :-1, :], (0, 0, 1, 0))]  # [batch layer token d_in]
     if line_end is not None:
         ends = _line_ends(input_ids, line_end, attention_mask)[:, 1:]
         index = ends[:, None, :, None].expand(-1, inputs.shape[1], -1, inputs.shape[-1])
         seen.append(nn.functional.pad(inputs.gather(2, index), (0, 0, 1, 0)))
-    return _finite(beside_next_tokens(torch.cat(seen, dim=-1), embedded))
+    return beside_next_tokens(torch.cat(seen, dim=-1), embedded)
 
 
 def _line_ends(

@@ -30,6 +30,16 @@ class _Applied:
     readouts: Tensor  # [batch layer key value]
 
 
+@dataclass(frozen=True)
+class _Recording:
+    inputs: dict[int, Tensor]
+    until_all: bool
+
+
+class _AllRecordedError(Exception):
+    """Ends a pass of which nothing more is wanted."""
+
+
 class Injector:
     """Joins a base model and a generator: `with injector.apply(readouts): model(...)`.
 
@@ -44,7 +54,7 @@ class Injector:
         self._generator = generator
         self._shape = (len(config.sites), config.key_width, config.value_width)
         self._applied: ContextVar[_Applied | None] = ContextVar("applied_adapters", default=None)
-        self._recorded: ContextVar[dict[int, Tensor] | None] = ContextVar("recorded", default=None)
+        self._recording: ContextVar[_Recording | None] = ContextVar("recording", default=None)
         self._handles = [
             module.register_forward_hook(self._hook(index))
             for index, module in enumerate(_adapted_modules(model, generator))
@@ -85,23 +95,28 @@ class Injector:
             self._applied.reset(token)
 
     @contextmanager
-    def recording(self) -> Iterator[dict[int, Tensor]]:
+    def recording(self, *, until_all: bool = False) -> Iterator[dict[int, Tensor]]:
         """Collect the adapted modules' inputs of the last pass in the block, by position.
 
-        In this thread or task only, as `apply`.
+        In this thread or task only, as `apply`. With `until_all` the block ends as soon as every
+        module was met: the layers after the last of them are not run.
         """
         recorded: dict[int, Tensor] = {}
-        token = self._recorded.set(recorded)
+        token = self._recording.set(_Recording(recorded, until_all))
         try:
             yield recorded
+        except _AllRecordedError:
+            pass
         finally:
-            self._recorded.reset(token)
+            self._recording.reset(token)
 
     def _hook(self, index: int):  # type: ignore[no-untyped-def]  # torch types hooks as Callable
         def add_adapter(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-            recorded = self._recorded.get()
-            if recorded is not None:
-                recorded[index] = args[0]
+            recording = self._recording.get()
+            if recording is not None:
+                recording.inputs[index] = args[0]
+                if recording.until_all and len(recording.inputs) == len(self.config.sites):
+                    raise _AllRecordedError
             applied = self._applied.get()
             if applied is None:
                 return output

@@ -6,6 +6,8 @@ addition is then associative and commutative to the last bit and subtraction und
 """
 
 import hashlib
+import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -28,10 +30,12 @@ def to_grid(
     Raises:
         NumericalError: the update holds NaN or Inf, or is too large for the grid.
     """
-    multiples = torch.round(torch.ldexp(update.double(), torch.tensor(-grid_exponent)))
-    if not torch.isfinite(multiples).all():
+    # Products with a power of two are exact, and in place: updates are large, copies cost time.
+    multiples = update.double().mul_(2.0**-grid_exponent).round_()
+    largest = max(map(abs, _extremes(multiples)))
+    if not math.isfinite(largest):
         raise NumericalError("update", "holds NaN or Inf; the chunk cannot be remembered")
-    if multiples.abs().max().item() >= _EXACT_FLOAT:
+    if largest >= _EXACT_FLOAT:
         raise NumericalError("update", f"is too large for the grid 2**{grid_exponent}")
     return multiples.to(torch.int64)
 
@@ -40,7 +44,7 @@ def from_grid(
     state: Int64[Tensor, "*batch layer key column"], grid_exponent: int
 ) -> Float[Tensor, "*batch layer key column"]:
     """Give the state's value in float32, for the read-out only."""
-    return torch.ldexp(state.double(), torch.tensor(grid_exponent)).float()
+    return state.double().mul_(2.0**grid_exponent).float()
 
 
 def add(
@@ -78,5 +82,12 @@ def digest(state: Int64[Tensor, "layer key column"]) -> str:
 
 def _require_room(state: Tensor) -> None:
     # Not by abs(), which leaves the smallest int64 negative.
-    if max(int(state.max()), -int(state.min())) >= _LIMIT:
+    smallest, largest = _extremes(state)
+    if max(largest, -smallest) >= _LIMIT:
         raise NumericalError("state", "has grown to the limit of int64; start a coarser grid")
+
+
+def _extremes(numbers: Tensor) -> tuple[Any, Any]:
+    """The smallest and the largest in one pass; both NaN where one number is."""
+    smallest, largest = torch.aminmax(numbers)
+    return smallest.item(), largest.item()

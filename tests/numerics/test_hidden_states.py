@@ -145,6 +145,23 @@ def test_every_part_is_normalised_by_itself_and_adds_to_the_key() -> None:
     )
 
 
+def test_no_layer_is_run_after_the_last_adapted_one() -> None:
+    """Nothing of them is remembered: leaving them out changes no bit."""
+    injector = Injector(tiny_llama(), tiny_generator(IN_LINE))
+    with injector.recording() as whole:
+        injector.model(CHUNK)
+    ran = []
+    for number, layer in enumerate(injector.model.get_decoder().layers):
+        layer.register_forward_hook(lambda *_, number=number: ran.append(number))
+    with injector.recording(until_all=True) as ended:
+        injector.model(CHUNK)
+        pytest.fail("the pass went on after the last adapted module")
+    last = max(layer for layer, _ in injector.config.sites)
+    assert ran == list(range(last))
+    assert ended.keys() == whole.keys()
+    assert all(torch.equal(ended[site], whole[site]) for site in whole)
+
+
 def test_recording_is_of_this_thread_only() -> None:
     injector = Injector(tiny_llama(), tiny_generator(NEXT_TOKEN))
     with injector.recording() as recorded:
