@@ -79,7 +79,7 @@ def show_adapter(
         return
     _show_head(user, recipe.adapter)
     _show_chunks(recipe, texts)
-    _show_strength(strength)
+    show_strength(strength)
 
 
 @app.command("diff")
@@ -118,7 +118,7 @@ def diff_adapters(
     if distance is None:
         output.note("distance: both read-outs must be kept and of one generator")
     else:
-        _show_strength(distance, "distance")
+        show_strength(distance, "distance")
 
 
 @app.command("export")
@@ -200,12 +200,16 @@ def _show_chunks(recipe: Recipe, texts: dict[str, Turn]) -> None:
     )
 
 
-def _show_strength(strength: "Strength | None", title: str = "strength") -> None:
+def show_strength(
+    strength: "Strength | None", title: str = "strength", largest: float | None = None
+) -> None:
+    """A bar for each module, as long as the largest, or as `largest`, fills the width."""
     output.show_line("")
     if strength is None:
         output.note("strength: its read-outs are no longer kept, only those of newer versions")
         return
-    largest = max((module.value for module in strength.modules), default=0.0)
+    if largest is None:
+        largest = max((module.value for module in strength.modules), default=0.0)
     output.show_table(
         ["layer ", "module", f"{strength.unit} ", ""],
         [

@@ -133,8 +133,10 @@ def build_app() -> typer.Typer:
         db,
         demo,
         evaluate,
+        inspect,
         keys,
         models,
+        quarantine,
         serve,
         tenants,
         train,
@@ -167,6 +169,9 @@ def build_app() -> typer.Typer:
     app.command("history")(versions.history)
     app.command("rollback")(versions.rollback)
     app.add_typer(adapters.app, name="adapters")
+    app.add_typer(quarantine.app, name="quarantine")
+    app.command("inspect")(inspect.inspect)
+    app.command("why")(inspect.why)
     app.add_typer(models.app, name="models")
     app.add_typer(db.app, name="db")
     app.add_typer(train.app, name="train")

@@ -110,7 +110,8 @@ def list_turns(
 ) -> None:
     """List USER's turns, oldest first.
 
-    Pending ones are stored but not in the adapter yet; a rollback set the others aside.
+    Pending ones are stored but not in the adapter yet, quarantined ones cannot be encoded
+    (`memory quarantine`), and a rollback set the others aside.
     """
     settings = read_settings()
     memory_id = MemoryId(user, settings.tenant)
@@ -173,7 +174,7 @@ def show_turn(
         output.show_json(_record(kept))
         return
     turn = kept.turn
-    state = "pending" if kept.is_pending else "set aside" if kept.is_aside else "encoded"
+    state = _where(kept) or "encoded"
     output.show_fields(
         {
             "id": turn.id,
@@ -273,9 +274,16 @@ def _encode(settings: Settings, memory_id: MemoryId, stored: Stored) -> int:
         raise
 
 
+def _where(kept: KeptTurn) -> str:
+    """What keeps a turn out of the state; empty where nothing does."""
+    if kept.is_aside:
+        return "set aside"
+    return "pending" if kept.is_pending else "quarantined" if kept.is_quarantined else ""
+
+
 def _row(kept: KeptTurn) -> tuple[object, ...]:
     turn = kept.turn
-    state = "pending" if kept.is_pending else "set aside" if kept.is_aside else ""
+    state = _where(kept)
     return (turn.id, turn.time, turn.session, turn.role.value, turn.text, state)
 
 
@@ -289,4 +297,5 @@ def _record(kept: KeptTurn) -> dict[str, object]:
         "text": turn.text,
         "pending": kept.is_pending,
         "set_aside": kept.is_aside,
+        "quarantined": kept.is_quarantined,
     }

@@ -34,8 +34,18 @@ def list_users(
         output.show_json([_record(head) for head in heads])
     else:
         output.show_table(
-            ["user", "version ", "turns ", "pending ", "since (UTC)"],
-            [(h.memory_id.user, h.version, h.turns, h.pending_turns, h.created_at) for h in heads],
+            ["user", "version ", "turns ", "pending ", "quarantined ", "since (UTC)"],
+            [
+                (
+                    head.memory_id.user,
+                    head.version,
+                    head.turns,
+                    head.pending_turns,
+                    head.quarantined_turns,
+                    head.created_at,
+                )
+                for head in heads
+            ],
         )
     if len(heads) == limit:
         output.note(f"there may be more: --after {heads[-1].memory_id.user}", style="dim")
@@ -57,6 +67,7 @@ def show_user(user: User, as_json: Json = False) -> None:
             "adapter": f"{user}@{head.version}" if head.version else None,
             "turns": head.turns,
             "pending turns": head.pending_turns,
+            "quarantined turns": head.quarantined_turns,
             "sessions": sizes.sessions,
             "chunks": sizes.chunks,
             "text": f"{sizes.text_chars:,} characters",
@@ -112,5 +123,6 @@ def _record(head: Head) -> dict[str, object]:
         "version": head.version,
         "turns": head.turns,
         "pending_turns": head.pending_turns,
+        "quarantined_turns": head.quarantined_turns,
         "created_at": head.created_at,
     }

@@ -23,7 +23,7 @@ from memory_service.settings import Settings
 
 if TYPE_CHECKING:
     from memory_service.domain.archive import Archive
-    from memory_service.domain.records import StoredAdapter
+    from memory_service.domain.records import StoredAdapter, StoredState
     from memory_service.generator.generator import Generator
     from memory_service.generator.strength import Strength
     from memory_service.inference.base_models import BaseModel
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
     from memory_service.services.rollback import Rollback
+    from memory_service.services.why import Why
     from memory_service.training.config import TrainingConfig
     from memory_service.training.loop import Trainer
 
@@ -106,6 +107,7 @@ class Service:
     recall: "Recall"
     chat: "Chat"
     ask: "Ask"
+    why: "Why"
     export: "Export"
     queue: "EncodeQueue"
     exchange: "Exchange"
@@ -248,6 +250,7 @@ async def open_service(
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
     from memory_service.services.rollback import Rollback
+    from memory_service.services.why import Why
 
     encoder, generator = inference.encoder, inference.generator
     context_tokens: int = inference.base.model.config.max_position_embeddings
@@ -296,6 +299,7 @@ async def open_service(
                 recall=recall,
                 chat=chat,
                 ask=Ask(recall, engine, inference.backend, compute),
+                why=Why(store.open_unit, encoder, inference.backend, compute),
                 export=Export(
                     store.open_unit, encoder, generator, compute, inference.base_model_name
                 ),
@@ -384,6 +388,23 @@ def adapter_distance(
         return None
     difference = second.readouts.float() - first.readouts.float()
     return adapter_strength(settings, replace(second, readouts=difference))
+
+
+def state_fullness(settings: Settings, state: "StoredState") -> "Strength | None":
+    """How full a state is in each module; None where its generator is not the configured one.
+
+    Reads the generator's weights; loads no base model.
+    """
+    from memory_service.generator.checkpoint import generator_digest, load_generator
+    from memory_service.generator.strength import fullness
+
+    try:
+        generator = load_generator(generator_path(settings))
+    except (NotFound, ConfigurationError):
+        return None
+    if generator_digest(generator) != state.fingerprint.generator:
+        return None
+    return fullness(generator, state.total())
 
 
 def make_trainer(

@@ -7,7 +7,7 @@ from memory_service.api.body_limit import BodyLimit
 from memory_service.api.deps import Parts, Rates
 from memory_service.api.errors import DOCUMENTED, add_handlers
 from memory_service.api.metrics import Metrics
-from memory_service.api.routes import adapters, chat, health, memory, turns
+from memory_service.api.routes import adapters, chat, health, inspect, memory, turns
 from memory_service.bootstrap import Service
 from memory_service.settings import Settings
 
@@ -26,7 +26,7 @@ def create_app(service: Service, settings: Settings, metrics: Metrics) -> FastAP
     app.state.parts = Parts(service, settings, Rates(settings.requests_per_minute), metrics)
     app.add_middleware(BodyLimit, most_bytes=settings.most_body_bytes)
     add_handlers(app)
-    for group in (chat, memory, turns, adapters, health):
+    for group in (chat, memory, turns, adapters, inspect, health):
         app.include_router(group.router)
     _tell_the_truth(app)
     return app

@@ -103,6 +103,7 @@ class UserBody(Documented):
     version: int
     turns: int
     pending_turns: int
+    quarantined_turns: int
     created_at: AwareDatetime
 
 
@@ -121,6 +122,7 @@ class OverviewBody(UserBody):
         version=3,
         turns=12,
         pending_turns=0,
+        quarantined_turns=0,
         created_at="2026-03-01T18:30:00Z",
         sessions=2,
         chunks=2,
@@ -137,7 +139,10 @@ class OverviewBody(UserBody):
 
 
 class KeptTurnBody(Documented):
-    """A turn. Pending ones are not in the adapter yet; a rollback sets turns aside."""
+    """A turn. Pending ones are not in the adapter yet, quarantined ones cannot be encoded.
+
+    A rollback sets turns aside.
+    """
 
     model_config = shown(
         id="m1",
@@ -147,6 +152,7 @@ class KeptTurnBody(Documented):
         text="My dog is called Biscuit.",
         pending=False,
         set_aside=False,
+        quarantined=False,
     )
 
     id: str
@@ -156,6 +162,7 @@ class KeptTurnBody(Documented):
     text: str
     pending: bool
     set_aside: bool
+    quarantined: bool
 
 
 class TurnsPage(BaseModel):
@@ -182,6 +189,44 @@ class AppendedBody(Documented):
     known: int
     forgotten: int
     ids: list[str]
+
+
+class QuarantinedBody(BaseModel):
+    """A chunk that cannot be encoded, and why; no state holds it."""
+
+    session: str
+    chunk: str
+    turn_ids: list[str]
+    reason: str
+    since: AwareDatetime
+
+
+class QuarantineBody(Documented):
+    """All of a user's chunks that cannot be encoded."""
+
+    model_config = shown(
+        data=[
+            {
+                "session": "monday",
+                "chunk": DIGEST * 4,
+                "turn_ids": ["m1"],
+                "reason": "hidden states: the base model returned NaN or Inf for this chunk",
+                "since": "2026-03-01T18:30:00Z",
+            }
+        ]
+    )
+
+    data: list[QuarantinedBody]
+
+
+class RetriedBody(QuarantineBody):
+    """How many chunks were tried again, the version after that, and those that failed again."""
+
+    model_config = shown(**QuarantineBody.example(), user="ana", tried=2, version=4)
+
+    user: str
+    tried: int
+    version: int
 
 
 class SessionBody(BaseModel):

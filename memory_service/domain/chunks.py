@@ -6,7 +6,7 @@ order of arrival, so append, late turn, edit and forget are all "recompute the l
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from functools import cached_property
@@ -110,6 +110,17 @@ def chunk_session(
     if lines:
         chunks.append(Chunk(ordered[0].session, header, tuple(lines)))
     return chunks
+
+
+def without_turn(chunk: Chunk, turn_id: str, turns: Mapping[str, Turn]) -> Chunk | None:
+    """What is left of a chunk without one of its turns; None where nothing is.
+
+    `turns` are the chunk's, by id: the date is that of the first one left.
+    """
+    lines = tuple(line for line in chunk.lines if line.turn_id != turn_id)
+    if not lines:
+        return None
+    return Chunk(chunk.session, _header(turns[lines[0].turn_id]), lines)
 
 
 def in_order_said(chunks: Iterable[Chunk], turns: Iterable[Turn]) -> list[Chunk]:

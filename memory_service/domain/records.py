@@ -66,13 +66,17 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Head:
-    """One user's row: where the memory stands. `version` 0 means nothing was encoded yet."""
+    """One user's row: where the memory stands. `version` 0 means nothing was encoded yet.
+
+    `quarantined_turns` are those that no encoded chunk holds and a quarantined one does.
+    """
 
     memory_id: MemoryId
     version: int
     created_at: datetime
     turns: int
     pending_turns: int
+    quarantined_turns: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ class PendingSession:
     turns: tuple[Turn, ...]
     chunks: tuple[StoredChunk, ...]
     leaving: tuple[Turn, ...] = ()
+    quarantined: tuple[QuarantinedChunk, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,17 @@ class StoredChunk:
 
 
 @dataclass(frozen=True)
+class QuarantinedChunk:
+    """A chunk that cannot be encoded: no part of any state until it is tried again."""
+
+    session: str
+    digest: str
+    turn_ids: tuple[str, ...]
+    reason: str
+    since: datetime
+
+
+@dataclass(frozen=True)
 class StoredState:
     """The state of the newest version: sum of closed chunks + the update of one open chunk.
 
@@ -142,6 +158,10 @@ class StoredState:
     open_update: Tensor | None
     open_chunk: str | None
     digest: str
+
+    def total(self) -> Tensor:
+        """The sum; both parts are far from where int64 ends (`generator.state`)."""
+        return self.closed if self.open_update is None else self.closed + self.open_update
 
 
 @dataclass(frozen=True)
@@ -173,3 +193,4 @@ class NewVersion:
     appeared: Sequence[StoredChunk]
     vanished: Sequence[StoredChunk]
     sessions: Mapping[str, int]  # session name -> revision that these chunks were computed from
+    quarantined: Sequence[QuarantinedChunk] = ()  # all of those sessions

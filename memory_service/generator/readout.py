@@ -41,6 +41,22 @@ class ReadOut(nn.Module, ABC):
     ) -> Float[Tensor, "*batch layer key value"]:
         """The matrix N of every adapted module; zero for the empty state."""
 
+    @abstractmethod
+    def adjoint(
+        self,
+        state: Float[Tensor, "layer key column"],
+        weights: Float[Tensor, "layer key value"],
+    ) -> Float[Tensor, "layer key column"]:
+        """What to multiply a part of the state with, to get what the weights say of its share of N.
+
+        N is linear in the values of what was written once its normalisation is fixed, so N is the
+        sum of what its parts contribute: <part, adjoint(W)> = <contribution of the part, W>.
+        """
+
+    @abstractmethod
+    def fullness(self, state: Float[Tensor, "layer key column"]) -> Float[Tensor, " layer"]:
+        """Which share of the directions that a module can tell apart is in use, from 0 to 1."""
+
 
 class SvdReadOut(ReadOut):
     """N(S) = U_R V_R^T, the paper's normalisation (eq. 6).
@@ -92,6 +108,32 @@ class SvdReadOut(ReadOut):
         """U_R V_R^T; directions with sigma <= tolerance * sigma_1 are dropped."""
         left, right = self.factors(state)
         return left @ right
+
+    def adjoint(
+        self,
+        state: Float[Tensor, "layer key column"],
+        weights: Float[Tensor, "layer key value"],
+    ) -> Float[Tensor, "layer key column"]:
+        """N = S M with M = V_R Sigma_R^-1 V_R^T: a part s contributes s M.
+
+        Raises:
+            NumericalError: the state holds NaN or Inf, or the SVD did not converge.
+        """
+        left, right = self.factors(state)
+        sigma = einsum(
+            left, state.float() @ right.mT, "layer key rank, layer key rank -> layer rank"
+        )
+        inverse = torch.where(sigma > 0, 1 / sigma, 0.0)
+        return (weights @ right.mT) * inverse.unsqueeze(-2) @ right
+
+    def fullness(self, state: Float[Tensor, "layer key column"]) -> Float[Tensor, " layer"]:
+        """Directions that are kept, of the rank.
+
+        Raises:
+            NumericalError: the state holds NaN or Inf, or the SVD did not converge.
+        """
+        left, _ = self.factors(state)
+        return (left.square().sum(dim=-2) > 0).float().sum(dim=-1) / self.rank
 
 
 class RidgeReadOut(ReadOut):
@@ -145,13 +187,43 @@ class RidgeReadOut(ReadOut):
         Raises:
             NumericalError: G + lambda I is not positive definite, or state or N is not finite.
         """
+        gram, cross = self._split(state)
+        return self._solve(gram, cross)
+
+    def adjoint(
+        self,
+        state: Float[Tensor, "layer key column"],
+        weights: Float[Tensor, "layer key value"],
+    ) -> Float[Tensor, "layer key column"]:
+        """A part's cross-covariance c contributes (G + lambda I)^-1 c; its own G weighs nothing.
+
+        Raises:
+            NumericalError: G + lambda I is not positive definite, or not finite.
+        """
+        gram, _ = self._split(state)
+        return torch.cat([torch.zeros_like(gram), self._solve(gram, weights.float())], dim=-1)
+
+    def fullness(self, state: Float[Tensor, "layer key column"]) -> Float[Tensor, " layer"]:
+        """Effective degrees of freedom, the trace of G (G + lambda I)^-1, of the key width."""
+        gram, _ = self._split(state)
+        values = torch.linalg.eigvalsh(gram.double()).clamp(min=0)
+        used = values / (values + self._ridge(gram).double().unsqueeze(-1))
+        return (used.sum(dim=-1) / self.key_width).float()
+
+    def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """G, made symmetric, and C."""
         gram, cross = state.float().tensor_split([self.key_width], dim=-1)
-        gram = (gram + gram.mT) / 2
+        return (gram + gram.mT) / 2, cross
+
+    def _ridge(self, gram: Tensor) -> Tensor:
         mean_diagonal = gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1)
-        ridge = self.log_lambda_0.float().exp() + self.log_lambda_1.float().exp() * mean_diagonal
-        identity = torch.eye(self.key_width, device=state.device)
+        return self.log_lambda_0.float().exp() + self.log_lambda_1.float().exp() * mean_diagonal
+
+    def _solve(self, gram: Tensor, right_side: Tensor) -> Tensor:
+        identity = torch.eye(self.key_width, device=gram.device)
+        ridge = self._ridge(gram)
         factor, info = torch.linalg.cholesky_ex(gram + ridge[..., None, None] * identity)
-        solution = torch.cholesky_solve(cross, factor)
+        solution = torch.cholesky_solve(right_side, factor)
         finite = torch.isfinite(factor).all() and torch.isfinite(solution).all()
         if info.any() or not finite:
             raise NumericalError(

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from memory_service.generator.generator import Generator
+from memory_service.generator.state import from_grid
 
 SHARE_UNIT = "% of the module's weight norm"
+FULLNESS_UNIT = "% of the directions that it can tell apart"
 NORM_UNIT = "norm of the read-out"
 
 
@@ -66,4 +68,22 @@ def norms_of_readouts(readouts: Float[Tensor, "layer key value"]) -> Strength:
     norms = readouts.float().flatten(1).norm(dim=1).tolist()
     return Strength(
         NORM_UNIT, tuple(ModuleStrength(index, "", norm) for index, norm in enumerate(norms))
+    )
+
+
+def fullness(generator: Generator, state: Int64[Tensor, "layer key column"]) -> Strength:
+    """How full a state is in each module: a full one can only take in what replaces something.
+
+    Raises:
+        NumericalError: the state cannot be read out.
+    """
+    with torch.no_grad():
+        value = from_grid(state, generator.config.encoding.grid_exponent)
+        used = generator.readout.fullness(value).tolist()
+    return Strength(
+        FULLNESS_UNIT,
+        tuple(
+            ModuleStrength(layer, module, 100 * share)
+            for (layer, module), share in zip(generator.config.sites, used, strict=True)
+        ),
     )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from memory_service.domain.chunks import CHUNK_FORMAT, Chunk, chunk_session
 from memory_service.domain.memory import Fingerprint
+from memory_service.domain.messages import Message
 from memory_service.domain.turns import Turn
 from memory_service.errors import ConfigurationError
 from memory_service.generator.checkpoint import generator_digest
@@ -14,6 +15,8 @@ from memory_service.generator.config import Encoding
 from memory_service.generator.generator import Generator
 from memory_service.generator.hidden_states import hidden_states
 from memory_service.generator.injection import Injector
+from memory_service.generator.provenance import share_gauge, shares
+from memory_service.generator.state import from_grid
 from memory_service.inference.base_models import BaseModel
 from memory_service.inference.tokens import Tokens
 
@@ -72,17 +75,63 @@ class LocalEncoder:
         Raises:
             NumericalError: the hidden states or the update are not finite or too large.
         """
+        with _threads(self._generator.config.encoding.threads), torch.inference_mode():
+            update = self._generator.exact_update(self._hidden(chunk, state))
+        return update.clone()
+
+    def weigh(self, chunk: Chunk, gauges: Sequence[Tensor]) -> list[dict[str, float]]:
+        """The shares of a chunk's turns, by each gauge of a state that holds it.
+
+        They are by rows: other tokens attended to a turn's, so what a memory would be
+        without it is told by encoding the rest of the chunk, not by them.
+
+        Raises:
+            NumericalError: the hidden states are not finite.
+        """
+        generator = self._generator
+        with _threads(generator.config.encoding.threads), torch.inference_mode():
+            hidden = self._hidden(chunk, None)
+            found: list[dict[str, float]] = [dict.fromkeys(chunk.turn_ids, 0.0) for _ in gauges]
+            start = len(self._tokens.begin) + self.count_tokens(chunk.header)
+            for line in chunk.lines:
+                end = start + self.count_tokens(line.text)
+                part = generator.update(hidden[:, start:end])
+                for share, gauge in zip(found, gauges, strict=True):
+                    share[line.turn_id] += float(shares(gauge, part).mean())
+                start = end
+        return found
+
+    def gauge(self, state: Tensor, prompt: Sequence[Message] = (), answer: str = "") -> Tensor:
+        """What shares in a state are measured by: what its adapter adds to an answer.
+
+        Without a prompt: to everything.
+
+        Raises:
+            NumericalError: the state cannot be read out.
+        """
+        generator = self._generator
+        value = from_grid(state, generator.config.encoding.grid_exponent)
+        if not prompt:
+            return share_gauge(generator, value)
+        asked = self._tokens.prompt_ids(prompt)
+        input_ids = torch.tensor([[*asked, *self._tokens.ids(answer)]])
+        readouts = self.read_out(state).unsqueeze(0)
+        apply, record = self._injector.apply(readouts), self._injector.recording()
+        with torch.inference_mode(), apply, record as recorded:
+            self._base.model.get_decoder()(input_ids=input_ids, use_cache=False)
+        # The last token of the answer predicts nothing of it.
+        inputs = [recorded[index][0, len(asked) - 1 : -1] for index in range(len(recorded))]
+        return share_gauge(generator, value, inputs)
+
+    def _hidden(self, chunk: Chunk, state: Tensor | None) -> Tensor:
+        """Hidden states of a chunk [layer token feature]."""
         config = self._generator.config
         input_ids = torch.tensor([self._tokens.chunk_ids(chunk.texts)])
-        with _threads(config.encoding.threads), torch.inference_mode():
-            sequential = config.encoding.encoding is Encoding.SEQUENTIAL
-            if sequential and state is not None and bool(state.any()):
-                with self._injector.apply(self._generator.read_out(state).unsqueeze(0)):
-                    hidden = hidden_states(self._injector, input_ids)
-            else:
-                hidden = hidden_states(self._injector, input_ids)
-            update = self._generator.exact_update(hidden[0])
-        return update.clone()
+        sequential = config.encoding.encoding is Encoding.SEQUENTIAL
+        if sequential and state is not None and bool(state.any()):
+            with self._injector.apply(self._generator.read_out(state).unsqueeze(0)):
+                return hidden_states(self._injector, input_ids)[0]
+        return hidden_states(self._injector, input_ids)[0]
 
     def empty_state(self) -> Tensor:
         """The state of a memory that has seen nothing."""

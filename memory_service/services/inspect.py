@@ -7,10 +7,12 @@ from datetime import datetime
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import (
     Head,
+    QuarantinedChunk,
     SessionHead,
     StoredAdapter,
     StoredChunk,
     StoredSizes,
+    StoredState,
 )
 from memory_service.domain.search import parse_search
 from memory_service.domain.turns import Turn
@@ -23,11 +25,15 @@ PAGE_TURNS = 500
 
 @dataclass(frozen=True)
 class KeptTurn:
-    """A turn, whether the state holds it yet, and whether a rollback set it aside."""
+    """A turn, and why the state may not hold it.
+
+    It is not encoded yet, a rollback set it aside, or a chunk with it cannot be encoded.
+    """
 
     turn: Turn
     is_pending: bool
     is_aside: bool
+    is_quarantined: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,17 @@ class Overview:
 
     head: Head
     sizes: StoredSizes
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a memory holds and what it does not; `state` and `adapter` are None before the first."""
+
+    overview: Overview
+    sessions: list[SessionHead]
+    quarantined: list[QuarantinedChunk]
+    adapter: StoredAdapter | None
+    state: StoredState | None
 
 
 @dataclass(frozen=True)
@@ -98,6 +115,30 @@ class Inspect:
                 sizes=await unit.memories.sizes(memory_id),
             )
 
+    async def memory(self, memory_id: MemoryId) -> Inspection:
+        """All that is stored of one user but texts and old versions.
+
+        Raises:
+            NotFound: there is no such user.
+            IncompatibleState: the stored bytes are damaged.
+        """
+        async with self._open_unit() as unit:
+            memories = unit.memories
+            overview = Overview(await memories.head(memory_id), await memories.sizes(memory_id))
+            sessions: list[SessionHead] = []
+            while page := await memories.session_heads(
+                memory_id, after=sessions[-1].name if sessions else ""
+            ):
+                sessions += page
+            newest = await memories.adapters(memory_id, limit=1)
+            return Inspection(
+                overview=overview,
+                sessions=sessions,
+                quarantined=await memories.quarantined(memory_id),
+                adapter=newest[0] if newest else None,
+                state=await memories.state(memory_id),
+            )
+
     async def turns(
         self,
         memory_id: MemoryId,
@@ -144,6 +185,11 @@ class Inspect:
                 order = (await _turn(unit, memory_id, before)).order
             found = await unit.memories.search(memory_id, terms, before=order, limit=limit)
             return await _kept_turns(unit, memory_id, found)
+
+    async def quarantined(self, memory_id: MemoryId) -> list[QuarantinedChunk]:
+        """A user's chunks that cannot be encoded. Raises NotFound."""
+        async with self._open_unit() as unit:
+            return await unit.memories.quarantined(memory_id)
 
     async def turns_by_id(self, memory_id: MemoryId, ids: Iterable[str]) -> dict[str, Turn]:
         """Those turns of a user that are still kept. Raises NotFound."""
@@ -209,7 +255,15 @@ async def _kept_turns(
 ) -> list[KeptTurn]:
     pending = await unit.memories.pending_turn_ids(memory_id)
     aside = await unit.memories.turns_set_aside(memory_id)
-    return [KeptTurn(turn, turn.id in pending, turn.id in aside) for turn in turns]
+    quarantined = {
+        turn_id
+        for chunk in await unit.memories.quarantined(memory_id)
+        for turn_id in chunk.turn_ids
+    }
+    return [
+        KeptTurn(turn, turn.id in pending, turn.id in aside, turn.id in quarantined)
+        for turn in turns
+    ]
 
 
 async def _turn_ids(unit: UnitOfWork, memory_id: MemoryId, version: int) -> set[str]:

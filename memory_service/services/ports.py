@@ -21,6 +21,7 @@ from memory_service.domain.records import (
     Head,
     NewVersion,
     PendingSession,
+    QuarantinedChunk,
     SessionHead,
     StoredAdapter,
     StoredChunk,
@@ -162,6 +163,18 @@ class Memories(Protocol):
         """Take kept turns out of the memory, and put others back into it. Raises NotFound.
 
         The state must follow in the same transaction, by `write_version` or `mark_all_pending`.
+        """
+        ...
+
+    async def quarantined(self, memory_id: MemoryId) -> list[QuarantinedChunk]:
+        """Chunks that cannot be encoded, by session. Raises NotFound for an unknown user."""
+        ...
+
+    async def release_quarantined(self, memory_id: MemoryId) -> int:
+        """Make the sessions of quarantined chunks pending, as if they were never tried; how many.
+
+        Raises:
+            NotFound: the user is unknown.
         """
         ...
 
@@ -320,6 +333,17 @@ class Encoder(Protocol):
 
     def encode(self, chunk: Chunk, state: Tensor | None = None) -> Tensor:
         """A chunk's exact update; `state` is what sequential encoding applies. int64."""
+        ...
+
+    def weigh(self, chunk: Chunk, gauges: Sequence[Tensor]) -> list[dict[str, float]]:
+        """The shares of a chunk's turns, by each gauge of a state that holds it."""
+        ...
+
+    def gauge(self, state: Tensor, prompt: Sequence[Message] = (), answer: str = "") -> Tensor:
+        """What shares in a state are measured by: what its adapter adds to an answer.
+
+        Without a prompt: to everything.
+        """
         ...
 
     def empty_state(self) -> Tensor:

@@ -6,19 +6,33 @@ that changed, add what appeared, subtract what vanished.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+import structlog
 from torch import Tensor
 
 from memory_service.domain.chunks import Chunk, in_order_said
-from memory_service.domain.records import NewVersion, PendingSession, StoredChunk, StoredState
+from memory_service.domain.records import (
+    NewVersion,
+    PendingSession,
+    QuarantinedChunk,
+    StoredChunk,
+    StoredState,
+)
 from memory_service.domain.turns import Turn
+from memory_service.errors import NumericalError
 from memory_service.generator.config import Encoding
 from memory_service.generator.state import add, digest, subtract
 from memory_service.services.compute import Compute
 from memory_service.services.ports import Encoder
 
+log = structlog.get_logger()
+
 Report = Callable[[int, int], None]
 """Called with chunks encoded so far and chunks to encode."""
+
+ATTEMPTS = 2
+"""How often a chunk is tried before it is quarantined."""
 
 
 class CannotSubtractError(Exception):
@@ -63,19 +77,25 @@ class Reconcile:
     ) -> NewVersion:
         """The version after `version`, in which the state holds the sessions' turns.
 
+        A chunk that cannot be encoded is quarantined: the version comes without it, and it is not
+        tried again while it stays there.
+
         Raises:
             CannotSubtractError: a chunk that vanished is not reproduced to the last bit here.
-            NumericalError: a chunk cannot be encoded.
+            NumericalError: the state is full, or cannot be read out.
         """
         total = _Sum(await self._compute.run(self._encoder.empty_state), None, None)
         if stored is not None:
             total = _Sum(stored.closed, stored.open_update, stored.open_chunk)
         vanished: list[StoredChunk] = []
         appeared: list[Chunk] = []
+        quarantined: list[QuarantinedChunk] = []
         for session in sessions:
             chunks = await self._compute.run(self._encoder.chunk, session.turns)
             kept = {chunk.digest for chunk in chunks}
-            known = {chunk.digest for chunk in session.chunks}
+            failed = [chunk for chunk in session.quarantined if chunk.digest in kept]
+            quarantined += failed
+            known = {chunk.digest for chunk in (*session.chunks, *failed)}
             for lost in session.chunks:
                 if lost.digest not in kept:
                     turns = (*session.turns, *session.leaving)
@@ -83,10 +103,15 @@ class Reconcile:
                     vanished.append(lost)
             appeared += [chunk for chunk in chunks if chunk.digest not in known]
         added: list[StoredChunk] = []
-        for chunk in in_order_said(appeared, [turn for one in sessions for turn in one.turns]):
-            added.append(await self._compute.run(self._add, total, chunk))
+        in_order = in_order_said(appeared, [turn for one in sessions for turn in one.turns])
+        for number, chunk in enumerate(in_order, start=1):
+            done = await self._compute.run(self._add, total, chunk)
+            if isinstance(done, QuarantinedChunk):
+                quarantined.append(done)
+            else:
+                added.append(done)
             if report is not None:
-                report(len(added), len(appeared))
+                report(number, len(appeared))
         state, readouts = await self._compute.run(self._read_out, total)
         return NewVersion(
             expected_version=version,
@@ -96,13 +121,20 @@ class Reconcile:
             appeared=added,
             vanished=vanished,
             sessions={session.name: session.revision for session in sessions},
+            quarantined=quarantined,
         )
 
     # The following run on the worker of `compute`.
 
-    def _add(self, total: _Sum, chunk: Chunk) -> StoredChunk:
-        """Encode a chunk and add its update; it becomes the open one."""
-        update = self._encoder.encode(chunk, total.total() if self.is_sequential else None)
+    def _add(self, total: _Sum, chunk: Chunk) -> StoredChunk | QuarantinedChunk:
+        """Encode a chunk and add its update; it becomes the open one. Or tell why it cannot be."""
+        try:
+            update = self._encode(chunk, total.total() if self.is_sequential else None)
+        except NumericalError as error:
+            log.warning("chunk_quarantined", chunk=chunk.digest[:12], reason=str(error))
+            return QuarantinedChunk(
+                chunk.session, chunk.digest, chunk.turn_ids, str(error), datetime.now(UTC)
+            )
         total.append(update, chunk.digest)
         return StoredChunk(
             session=chunk.session,
@@ -111,6 +143,15 @@ class Reconcile:
             turn_ids=chunk.turn_ids,
             tokens=sum(self._encoder.count_tokens(text) for text in chunk.texts),
         )
+
+    def _encode(self, chunk: Chunk, state: Tensor | None) -> Tensor:
+        """A chunk's update. Raises NumericalError where it fails again and again."""
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self._encoder.encode(chunk, state)
+            except NumericalError:
+                continue
+        return self._encoder.encode(chunk, state)
 
     def _remove(self, total: _Sum, gone: StoredChunk, turns: Sequence[Turn]) -> None:
         """Take a chunk's update out of the sum: the open one is dropped, a closed one subtracted.
@@ -123,12 +164,13 @@ class Reconcile:
             return
         if self.is_sequential:
             raise CannotSubtractError("later chunks were read with this one's adapter applied")
-        members = [turn for turn in turns if turn.id in gone.turn_ids]
-        candidates = self._encoder.chunk(members)
-        chunk = next((chunk for chunk in candidates if chunk.digest == gone.digest), None)
+        chunk = kept_chunk(self._encoder, gone, turns)
         if chunk is None:
             raise CannotSubtractError("the text of a chunk in the state is no longer kept")
-        update = self._encoder.encode(chunk)
+        try:
+            update = self._encode(chunk, None)
+        except NumericalError as error:
+            raise CannotSubtractError(f"a chunk in the state fails to encode: {error}") from error
         if digest(update) != gone.update_digest:
             raise CannotSubtractError(
                 "this machine does not reproduce an update in the state to the last bit"
@@ -146,3 +188,10 @@ class Reconcile:
             digest=digest(state),
         )
         return stored, self._encoder.read_out(state)
+
+
+def kept_chunk(encoder: Encoder, stored: StoredChunk, turns: Sequence[Turn]) -> Chunk | None:
+    """A chunk of a state with its text, cut again from the kept turns; None where that fails."""
+    members = [turn for turn in turns if turn.id in stored.turn_ids]
+    candidates = encoder.chunk(members)
+    return next((chunk for chunk in candidates if chunk.digest == stored.digest), None)

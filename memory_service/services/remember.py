@@ -11,7 +11,7 @@ from itertools import accumulate
 import structlog
 
 from memory_service.domain.memory import MemoryId
-from memory_service.domain.records import PendingSession
+from memory_service.domain.records import PendingSession, QuarantinedChunk
 from memory_service.domain.turns import Turn
 from memory_service.services.append import Append
 from memory_service.services.compute import Compute
@@ -23,6 +23,15 @@ log = structlog.get_logger()
 
 TURNS_AT_ONCE = 500
 """Sessions of about so many turns are encoded, then stored as a version; then the next."""
+
+
+@dataclass(frozen=True)
+class Retried:
+    """What trying quarantined chunks again did: how many, those that failed again, the version."""
+
+    tried: int
+    quarantined: Sequence[QuarantinedChunk]
+    version: int
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,21 @@ class Remember:
         """
         await self._withdraw_state(memory_id)
         return await self.encode_pending(memory_id, report)
+
+    async def retry(self, memory_id: MemoryId, report: Report | None = None) -> Retried:
+        """Try a user's quarantined chunks again.
+
+        Raises:
+            NotFound: there is no such user.
+            IncompatibleState: the stored state was made by another generator or base model.
+        """
+        async with self._open_unit() as unit:
+            tried = await unit.memories.release_quarantined(memory_id)
+            await unit.commit()
+        version = await self.encode_pending(memory_id, report)
+        async with self._open_unit() as unit:
+            quarantined = await unit.memories.quarantined(memory_id)
+        return Retried(tried, quarantined, version)
 
     async def encode_pending(self, memory_id: MemoryId, report: Report | None = None) -> int:
         """Bring the state up to date with the turns; the version that now holds them.

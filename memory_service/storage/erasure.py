@@ -14,6 +14,7 @@ from memory_service.storage.queries import TABLES, Queries, batches, lost
 from memory_service.storage.tables import (
     AdapterRow,
     ChunkRow,
+    QuarantinedRow,
     SessionRow,
     StateRow,
     TenantRow,
@@ -82,7 +83,7 @@ class Erasure(Queries):
         user_id, _ = await self._lock(memory_id)
         counts = {}
         for table in (
-            *(AdapterRow, StateRow, ChunkRow, VersionRow),
+            *(AdapterRow, StateRow, ChunkRow, QuarantinedRow, VersionRow),
             *(TurnRow, SessionRow, TombstoneRow),
         ):
             counts[table.__tablename__] = await self._transaction.write(

@@ -17,7 +17,13 @@ from sqlalchemy import (
 )
 
 from memory_service.domain.memory import MemoryId
-from memory_service.domain.records import Arrival, Head, PendingSession, StoredChunk
+from memory_service.domain.records import (
+    Arrival,
+    Head,
+    PendingSession,
+    QuarantinedChunk,
+    StoredChunk,
+)
 from memory_service.domain.tombstones import Tombstones
 from memory_service.domain.turns import Turn
 from memory_service.errors import NotFound, StateConflict
@@ -137,8 +143,11 @@ class Memories(Recent, Search, Versions, Erasure):
             .join(SessionRow, SessionRow.id == TurnRow.session_id)
             .where(SessionRow.user_id == user_id, PENDING, ACTIVE)
         )
-        chunks = await self._chunks(user_id, CURRENT, PENDING)
-        return {row.turn_id for row in kept} - {id_ for chunk in chunks for id_ in chunk.turn_ids}
+        done = [
+            *await self._chunks(user_id, CURRENT, PENDING),
+            *await self._quarantined(SessionRow.user_id == user_id, PENDING),
+        ]
+        return {row.turn_id for row in kept} - {id_ for chunk in done for id_ in chunk.turn_ids}
 
     async def pending_sessions(self, memory_id: MemoryId) -> list[PendingSession]:
         """Sessions to encode, oldest change first.
@@ -243,13 +252,22 @@ class Memories(Recent, Search, Versions, Erasure):
         )
         turns: dict[str, list[Turn]] = defaultdict(list)
         chunks: dict[str, list[StoredChunk]] = defaultdict(list)
+        quarantined: dict[str, list[QuarantinedChunk]] = defaultdict(list)
         if sessions:
             for row in await self._transaction.read(turns_where(*conditions, ACTIVE)):
                 turns[row.name].append(as_turn(*row))
             for chunk in await self._chunks(sessions[0].user_id, CURRENT, *conditions):
                 chunks[chunk.session].append(chunk)
+            for failed in await self._quarantined(*conditions):
+                quarantined[failed.session].append(failed)
         return [
-            PendingSession(name, revision, tuple(turns[name]), tuple(chunks[name]))
+            PendingSession(
+                name,
+                revision,
+                tuple(turns[name]),
+                tuple(chunks[name]),
+                quarantined=tuple(quarantined[name]),
+            )
             for _, name, revision in sessions
         ]
 
@@ -295,6 +313,7 @@ class Memories(Recent, Search, Versions, Erasure):
                 "floor_revision": start,
                 "turns": 0,
                 "encoded_turns": 0,
+                "quarantined_turns": 0,
                 "changed_at": now(),
             }
             await self._transaction.write(
@@ -328,21 +347,22 @@ class Memories(Recent, Search, Versions, Erasure):
         )
 
 
-def _heads() -> Select[str, int, datetime, int, int]:
+def _heads() -> Select[str, int, datetime, int, int, int]:
     of_user = SessionRow.user_id == UserRow.id
     return select(
         UserRow.name,
         UserRow.version,
         UserRow.created_at,
         total(SessionRow.turns).where(of_user).scalar_subquery(),
-        total(SessionRow.turns - SessionRow.encoded_turns).where(of_user).scalar_subquery(),
+        total(SessionRow.turns - SessionRow.encoded_turns - SessionRow.quarantined_turns)
+        .where(of_user)
+        .scalar_subquery(),
+        total(SessionRow.quarantined_turns).where(of_user).scalar_subquery(),
     ).join(TenantRow, TenantRow.id == UserRow.tenant_id)
 
 
-def _head(
-    tenant: str, name: str, version: int, created_at: datetime, turns: int, pending: int
-) -> Head:
-    return Head(MemoryId(name, tenant), version, created_at, int(turns), int(pending))
+def _head(tenant: str, name: str, version: int, created_at: datetime, *counts: int) -> Head:
+    return Head(MemoryId(name, tenant), version, created_at, *(int(count) for count in counts))
 
 
 def _turn_conflict(earlier: Turn, turn: Turn) -> StateConflict:

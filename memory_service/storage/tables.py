@@ -112,7 +112,8 @@ class SessionRow(Base):
     `revision` grows with each change of its turns; the session is pending while `encoded_revision`
     differs. It starts at the time of creation in microseconds, so that no two sessions of one name
     share a revision. Work computed from a revision below `floor_revision` is refused: the memory
-    was restarted, or deleted and begun again, since. `turns` counts those not set aside.
+    was restarted, or deleted and begun again, since. `turns` counts those not set aside;
+    `encoded_turns` are in the state, `quarantined_turns` only in chunks that cannot be encoded.
     """
 
     __tablename__ = "sessions"
@@ -126,6 +127,7 @@ class SessionRow(Base):
     floor_revision: Mapped[int] = mapped_column(BigInteger)
     turns: Mapped[int]
     encoded_turns: Mapped[int]
+    quarantined_turns: Mapped[int] = mapped_column(server_default=text("0"))
     changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
@@ -196,6 +198,22 @@ class ChunkRow(Base):
     tokens: Mapped[int]
     added_version: Mapped[int]
     removed_version: Mapped[int | None]
+
+
+class QuarantinedRow(Base):
+    """A chunk of a session's turns that cannot be encoded; so no version holds it."""
+
+    __tablename__ = "quarantined_chunks"
+    __table_args__ = (Index(None, "session_id"),)
+
+    user_id: Mapped[int] = mapped_column(
+        RowId, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    digest: Mapped[str] = mapped_column(Digest, primary_key=True)
+    session_id: Mapped[int] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"))
+    turn_ids: Mapped[list[str]] = mapped_column(JSON)
+    reason: Mapped[str] = mapped_column(Text)
+    since: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class VersionRow(Base):

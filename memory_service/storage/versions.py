@@ -30,11 +30,11 @@ from memory_service.domain.records import (
 )
 from memory_service.errors import IncompatibleState, NotFound
 from memory_service.storage.failures import REBUILD
+from memory_service.storage.quarantine import Quarantine
 from memory_service.storage.queries import (
     CURRENT,
     PENDING,
     TABLES,
-    Queries,
     batches,
     lost,
     now,
@@ -43,6 +43,7 @@ from memory_service.storage.queries import (
 from memory_service.storage.tables import (
     AdapterRow,
     ChunkRow,
+    QuarantinedRow,
     SessionRow,
     StateRow,
     TurnRow,
@@ -54,7 +55,7 @@ KEPT_READOUTS = 3
 """Newest versions whose read-outs are kept; older ones can be made again from their recipes."""
 
 
-class Versions(Queries):
+class Versions(Quarantine):
     """Queries about what was made from turns."""
 
     async def chunks(self, memory_id: MemoryId, version: int | None = None) -> list[StoredChunk]:
@@ -184,7 +185,7 @@ class Versions(Queries):
         version = change.expected_version + 1
         user_id = await self._advance(memory_id, change.expected_version)
         await self._replace_chunks(memory_id, user_id, version, change)
-        await self._settle_sessions(memory_id, user_id, change.sessions)
+        await self._settle_sessions(memory_id, user_id, change)
         made_by = asdict(fingerprint)
         made = {
             "user_id": user_id,
@@ -239,12 +240,16 @@ class Versions(Queries):
         )
         await self._transaction.write(delete(StateRow).where(StateRow.user_id == user_id))
         await self._transaction.write(
+            delete(QuarantinedRow).where(QuarantinedRow.user_id == user_id)
+        )
+        await self._transaction.write(
             update(SessionRow)
             .where(SessionRow.user_id == user_id)
             .values(
                 revision=SessionRow.revision + 1,
                 floor_revision=SessionRow.revision + 1,
                 encoded_turns=0,
+                quarantined_turns=0,
                 changed_at=case((PENDING, SessionRow.changed_at), else_=now()),
             )
         )
@@ -294,10 +299,9 @@ class Versions(Queries):
             ],
         )
 
-    async def _settle_sessions(
-        self, memory_id: MemoryId, user_id: int, revisions: Mapping[str, int]
-    ) -> None:
+    async def _settle_sessions(self, memory_id: MemoryId, user_id: int, change: NewVersion) -> None:
         """Note up to which revision sessions are encoded; turns that came later stay pending."""
+        revisions = change.sessions
         if not revisions:
             return
         sessions = await self._sessions(user_id, revisions)
@@ -308,16 +312,29 @@ class Versions(Queries):
         for batch in batches(revisions):
             for chunk in await self._chunks(user_id, CURRENT, SessionRow.name.in_(batch)):
                 encoded[chunk.session].update(chunk.turn_ids)
+        failed: dict[str, set[str]] = defaultdict(set)
+        for bad in change.quarantined:
+            failed[bad.session].update(bad.turn_ids)
+        await self._replace_quarantined(
+            user_id,
+            [sessions[name][0] for name in revisions],
+            [(sessions[chunk.session][0], chunk) for chunk in change.quarantined],
+        )
         table = TABLES["sessions"]
         await self._transaction.write(
             update(table)
             .where(table.c.id == bindparam("session_id"))
-            .values(encoded_revision=bindparam("encoded"), encoded_turns=bindparam("count")),
+            .values(
+                encoded_revision=bindparam("encoded"),
+                encoded_turns=bindparam("count"),
+                quarantined_turns=bindparam("failed"),
+            ),
             [
                 {
                     "session_id": sessions[name][0],
                     "encoded": revision,
                     "count": len(encoded[name]),
+                    "failed": len(failed[name] - encoded[name]),
                 }
                 for name, revision in revisions.items()
             ],

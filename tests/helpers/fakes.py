@@ -20,6 +20,7 @@ from memory_service.domain.records import (
     Head,
     NewVersion,
     PendingSession,
+    QuarantinedChunk,
     StoredAdapter,
     StoredChunk,
     StoredState,
@@ -53,6 +54,7 @@ class StoredUser:
     version: int = 0
     tombstones: dict[bytes, set[str]] = field(default_factory=dict)
     aside: set[str] = field(default_factory=set)
+    quarantined: list[QuarantinedChunk] = field(default_factory=list)
 
 
 class FakeStore:
@@ -148,7 +150,9 @@ class FakeUnit:
             turn.id
             for session in await self.pending_sessions(memory_id)
             for turn in session.turns
-            if not any(turn.id in chunk.turn_ids for chunk in session.chunks)
+            if not any(
+                turn.id in chunk.turn_ids for chunk in (*session.chunks, *session.quarantined)
+            )
         }
 
     async def pending_sessions(self, memory_id: MemoryId) -> list[PendingSession]:
@@ -174,7 +178,18 @@ class FakeUnit:
             user.sessions[name].revision,
             tuple(turn for turn in turns if turn.session == name and turn.id not in user.aside),
             tuple(chunk for chunk in user.chunks if chunk.session == name),
+            quarantined=tuple(chunk for chunk in user.quarantined if chunk.session == name),
         )
+
+    async def quarantined(self, memory_id: MemoryId) -> list[QuarantinedChunk]:
+        return list((await self._read(memory_id)).quarantined)
+
+    async def release_quarantined(self, memory_id: MemoryId) -> int:
+        user = (await self._write())[memory_id]
+        released, user.quarantined = user.quarantined, []
+        for name in {chunk.session for chunk in released}:
+            user.sessions[name].revision += 1
+        return len(released)
 
     async def turns_set_aside(self, memory_id: MemoryId) -> set[str]:
         return set((await self._read(memory_id)).aside)
@@ -197,7 +212,7 @@ class FakeUnit:
         user = (await self._write()).get(memory_id)
         if user is None:
             raise NotFound("user", memory_id.user)
-        user.chunks, user.state = [], None
+        user.chunks, user.state, user.quarantined = [], None, []
         for session in user.sessions.values():
             session.revision += 1
 
@@ -232,6 +247,8 @@ class FakeUnit:
         user.recipes[user.version] = user.chunks
         for name, revision in change.sessions.items():
             user.sessions[name].encoded_revision = revision
+        others = [chunk for chunk in user.quarantined if chunk.session not in change.sessions]
+        user.quarantined = [*others, *change.quarantined]
         user.adapters[user.version] = StoredAdapter(
             version=user.version,
             fingerprint=change.state.fingerprint,
@@ -337,6 +354,16 @@ class FakeEncoder:
             content += digest(self.empty_state() if state is None else state)
         numbers = hashlib.sha256(content.encode()).digest()[:6]
         return torch.tensor(list(numbers), dtype=torch.int64).reshape(1, 2, 3) - 128
+
+    def gauge(self, state: Tensor, prompt: Sequence[Message] = (), answer: str = "") -> Tensor:
+        return torch.ones_like(state).float()
+
+    def weigh(self, chunk: Chunk, gauges: Sequence[Tensor]) -> list[dict[str, float]]:
+        """A turn's share is the number of its letters."""
+        share: dict[str, float] = dict.fromkeys(chunk.turn_ids, 0.0)
+        for line in chunk.lines:
+            share[line.turn_id] += len(line.text)
+        return [dict(share) for _ in gauges]
 
     def empty_state(self) -> Tensor:
         return torch.zeros(1, 2, 3, dtype=torch.int64)

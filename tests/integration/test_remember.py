@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.turns import Turn
-from memory_service.errors import IncompatibleState, NotFound, NumericalError, StateConflict
+from memory_service.errors import IncompatibleState, NotFound, StateConflict, Unavailable
 from memory_service.generator.state import digest
 from memory_service.services.forget import Forget
 from memory_service.services.recall import Recall
@@ -136,11 +136,11 @@ async def test_failed_encoding_leaves_the_turns_and_the_next_append_recovers(mem
     await memory.append(LONG[0])
 
     def fail(*_: object) -> None:
-        raise NumericalError("hidden states", "the base model returned NaN")
+        raise Unavailable("base model", "is out of memory")
 
     with monkeypatch.context() as patch:
         patch.setattr(memory.encoder, "encode", fail)
-        with pytest.raises(NumericalError):
+        with pytest.raises(Unavailable):
             await memory.append(LONG[1])
     assert await memory.pending() == {LONG[1].id}
     assert await memory.state_digest() == digest_of(RIDGE, LONG[:1])

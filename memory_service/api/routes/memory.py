@@ -169,5 +169,6 @@ def _head(head: Head) -> dict[str, Any]:
         "version": head.version,
         "turns": head.turns,
         "pending_turns": head.pending_turns,
+        "quarantined_turns": head.quarantined_turns,
         "created_at": head.created_at,
     }

@@ -186,4 +186,5 @@ def _kept(one: KeptTurn) -> dict[str, Any]:
         "text": one.turn.text,
         "pending": one.is_pending,
         "set_aside": one.is_aside,
+        "quarantined": one.is_quarantined,
     }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from memory_service.domain.chunks import Chunk
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Arrival, Removal
-from memory_service.errors import InvalidInput, NotFound, NumericalError
+from memory_service.errors import InvalidInput, NotFound, NumericalError, Unavailable
 from memory_service.generator.state import digest
 from memory_service.services.amend import Amend
 from memory_service.services.compute import Compute
@@ -177,8 +177,10 @@ async def test_a_state_of_another_generator_is_rebuilt(setup):
 async def test_an_encoder_that_fails_does_not_keep_a_turn_from_being_forgotten(setup):
     await setup.remember.append(ANN, LONG)
 
+    failures = [NumericalError("hidden states", "the base model returned NaN")] * 2
+
     def fail(chunk: Chunk) -> None:
-        raise NumericalError("hidden states", "the base model returned NaN")
+        raise failures.pop() if failures else Unavailable("base model", "is out of memory")
 
     setup.encoder.interrupt = fail
     receipt = await setup.forget.turns(ANN, ids(LONG[0]))

@@ -14,7 +14,7 @@ from memory_service.domain.chunks import Chunk
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Arrival, StoredState
 from memory_service.domain.turns import Turn
-from memory_service.errors import IncompatibleState, NotFound, NumericalError, StateConflict
+from memory_service.errors import IncompatibleState, NotFound, StateConflict, Unavailable
 from memory_service.evaluation.methods import memorise
 from memory_service.generator.state import add, digest
 from memory_service.services import contention
@@ -289,14 +289,14 @@ async def test_writer_that_never_gets_its_turn_says_so(setup, monkeypatch):
 
 
 def fail(chunk: Chunk) -> None:
-    raise NumericalError("hidden states", "the base model returned NaN")
+    raise Unavailable("base model", "is out of memory")
 
 
 async def test_turns_are_kept_when_encoding_fails_and_the_next_append_recovers(setup):
     await setup.append(turn(0))
     version, state = setup.user().version, setup.state()
     setup.encoder.interrupt = fail
-    with pytest.raises(NumericalError):
+    with pytest.raises(Unavailable):
         await setup.append(turn(1), turn(2, session="b"))
     assert set(setup.user().turns) == {"t000", "t001", "t002"}
     assert setup.is_pending()
@@ -316,7 +316,7 @@ async def test_failure_in_a_later_chunk_stores_no_half_of_a_version(setup):
 
     setup.encoder.interrupt = fail_at_third
     turns = [turn(number, "word " * 10) for number in range(6)]
-    with pytest.raises(NumericalError):
+    with pytest.raises(Unavailable):
         await setup.append(*turns)
     assert setup.user().version == 0
     assert setup.user().chunks == []
