@@ -95,7 +95,7 @@ class Reconcile:
             kept = {chunk.digest for chunk in chunks}
             failed = [chunk for chunk in session.quarantined if chunk.digest in kept]
             quarantined += failed
-            known = {chunk.digest for chunk in (*session.chunks, *failed)}
+            known = {chunk.digest for chunk in session.chunks} | {chunk.digest for chunk in failed}
             for lost in session.chunks:
                 if lost.digest not in kept:
                     turns = (*session.turns, *session.leaving)

@@ -143,11 +143,10 @@ class Memories(Recent, Search, Versions, Erasure):
             .join(SessionRow, SessionRow.id == TurnRow.session_id)
             .where(SessionRow.user_id == user_id, PENDING, ACTIVE)
         )
-        done = [
-            *await self._chunks(user_id, CURRENT, PENDING),
-            *await self._quarantined(SessionRow.user_id == user_id, PENDING),
-        ]
-        return {row.turn_id for row in kept} - {id_ for chunk in done for id_ in chunk.turn_ids}
+        encoded = await self._chunks(user_id, CURRENT, PENDING)
+        failed = await self._quarantined(SessionRow.user_id == user_id, PENDING)
+        done = [*(one.turn_ids for one in encoded), *(one.turn_ids for one in failed)]
+        return {row.turn_id for row in kept}.difference(*done)
 
     async def pending_sessions(self, memory_id: MemoryId) -> list[PendingSession]:
         """Sessions to encode, oldest change first.

@@ -4,6 +4,7 @@ import pytest
 
 from memory_service.domain.chunks import Chunk
 from memory_service.errors import NotFound, NumericalError, StateConflict
+from memory_service.inference.encoder import LocalEncoder
 from memory_service.services.forget import Forget
 from memory_service.services.inspect import Inspect
 from tests.helpers.command_line import run
@@ -90,8 +91,6 @@ async def test_work_that_knew_it_as_quarantined_is_refused_after_a_retry(memory,
 
 
 def test_command_line_shows_and_retries(home, monkeypatch):
-    from memory_service.inference.encoder import LocalEncoder
-
     encode = LocalEncoder.encode
 
     def fail(self, chunk, *rest):
