@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import NewVersion, PendingSession, StoredChunk
 from memory_service.domain.turns import Turn
-from memory_service.errors import StateConflict
+from memory_service.errors import NumericalError, StateConflict
 from memory_service.services.compute import Compute
 from memory_service.services.contention import ATTEMPTS
 from memory_service.services.ports import Encoder, Memories, OpenUnit
@@ -51,6 +51,7 @@ class Migrate:
         Raises:
             NotFound: there is no such user.
             StateConflict: others kept writing first; nothing was changed.
+            NumericalError: a chunk that was encoded before cannot be now; nothing was changed.
         """
         if await self._is_done(memory_id):
             return Migrated(await self._remember.encode_pending(memory_id, report), was_done=True)
@@ -60,6 +61,7 @@ class Migrate:
             kept = await self._kept(memory_id)
             known |= {turn.id: turn for session in kept.sessions for turn in session.turns}
             made = await self._encode(kept, made, known, report)
+            _require_no_worse(kept, made)
             try:
                 return Migrated(await self._replace(memory_id, kept, made), was_done=False)
             except StateConflict:
@@ -96,7 +98,7 @@ class Migrate:
                 return await self._reconcile_again(kept, made, known, report)
             except CannotSubtractError:
                 pass  # sequential encoding, or this machine does not compute alike: from the start
-        sessions = [replace(session, chunks=()) for session in kept.sessions]
+        sessions = [replace(session, chunks=(), quarantined=()) for session in kept.sessions]
         return await self._reconcile.change(kept.version, None, sessions, "migrate", report)
 
     async def _reconcile_again(
@@ -111,6 +113,7 @@ class Migrate:
             replace(
                 session,
                 chunks=tuple(chunks[session.name]),
+                quarantined=tuple(one for one in made.quarantined if one.session == session.name),
                 leaving=tuple(
                     turn
                     for turn in known.values()
@@ -134,6 +137,19 @@ class Migrate:
             version = await unit.memories.write_version(memory_id, change)
             await unit.commit()
         return version
+
+
+def _require_no_worse(kept: _Kept, made: NewVersion) -> None:
+    """What the old generator could encode, the new one must: else the old version stays."""
+    lacked = {
+        turn_id
+        for session in kept.sessions
+        for chunk in session.quarantined
+        for turn_id in chunk.turn_ids
+    }
+    for chunk in made.quarantined:
+        if not lacked.issuperset(chunk.turn_ids):
+            raise NumericalError(f"chunk {chunk.digest[:12]}", chunk.reason)
 
 
 async def _sessions(
