@@ -18,7 +18,7 @@ from memory_service.generator.generator import Generator
 def share_gauge(
     generator: Generator,
     state: Float[Tensor, "layer key column"],
-    inputs: Sequence[Float[Tensor, "token d_in"]] | None = None,
+    inputs: Sequence[Tensor] | None = None,  # [token d_in] each; d_in differs between modules
 ) -> Float[Tensor, "layer key column"]:
     """What to multiply a part of a state with (and sum, module by module) to get its shares.
 

@@ -5,7 +5,7 @@ import torch
 from memory_service.domain.messages import Message
 from memory_service.generator.config import RidgeConfig, SvdConfig
 from memory_service.generator.provenance import share_gauge, shares
-from memory_service.generator.state import add, from_grid
+from memory_service.generator.state import from_grid
 from memory_service.generator.strength import fullness
 from tests.helpers.histories import turn
 from tests.helpers.tiny_generator import DOWN_PROJ, O_PROJ, tiny_config
@@ -79,14 +79,25 @@ def test_turns_of_a_chunk_share_what_the_chunk_has() -> None:
     assert abs(sum(found.values()) + rest - 1) < 1e-2
 
 
-def test_fullness_grows_with_what_is_held_and_stays_below_one() -> None:
-    for config in CONFIGS.values():
-        made = tiny_inference(config)
-        state, before = made.encoder.empty_state(), torch.zeros(len(config.sites))
-        for part in parts_of(made):
-            state = add(state, part)
-            now = torch.tensor([one.value for one in fullness(made.generator, state).modules])
-            assert (now >= before - 1e-3).all()
-            assert (now <= 100 + 1e-3).all()
-            before = now
-        assert (before > 10).all()
+def test_fullness_is_the_share_of_directions_in_use() -> None:
+    """Ridge: trace(G (G + lambda)^-1) / width. svd: kept directions / rank."""
+    made = tiny_inference(CONFIGS["ridge"])
+    parts = parts_of(made)
+    state = value(made, sum(parts[1:], parts[0]))
+    readout, width = made.generator.readout, made.generator.config.key_width
+    found = fullness(made.generator, sum(parts[1:], parts[0])).modules
+    for index, module in enumerate(found):
+        gram = state[index, :, :width].double()
+        gram = (gram + gram.T) / 2
+        ridge = (
+            readout.log_lambda_0[index].exp()
+            + readout.log_lambda_1[index].exp() * gram.diagonal().mean()
+        )
+        used = (gram @ torch.linalg.inv(gram + ridge * torch.eye(width))).trace()
+        assert abs(module.value - 100 * float(used) / width) < 0.1
+    made = tiny_inference(CONFIGS["svd"])
+    part = parts_of(made)[0]
+    rank = torch.linalg.matrix_rank(value(made, part).double(), rtol=1e-6).clamp(max=6)
+    full = [module.value for module in fullness(made.generator, part).modules]
+    assert full == [100 * float(one) / 6 for one in rank]
+    assert not any(m.value for m in fullness(made.generator, made.encoder.empty_state()).modules)
