@@ -1,19 +1,85 @@
 """`/v1/memory/users/{user}/...`: what a memory looks like inside, and what could not get in."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
 from memory_service.api.deps import Caller, Parts, allowed, parts
-from memory_service.api.memory_schemas import QuarantineBody, RetriedBody
+from memory_service.api.memory_schemas import (
+    InspectionBody,
+    QuarantineBody,
+    ReasonsBody,
+    RetriedBody,
+    WhyBody,
+)
+from memory_service.api.routes.memory import head_fields, session_fields
+from memory_service.bootstrap import Service
 from memory_service.domain.keys import Scope
-from memory_service.domain.records import QuarantinedChunk
+from memory_service.domain.records import QuarantinedChunk, StoredState
+from memory_service.generator.strength import Strength, fullness
+from memory_service.services.exchange import SETTLE_S
 
 router = APIRouter(prefix="/v1/memory/users/{user}", tags=["inspect"])
 
 Reader = Annotated[Caller, Depends(allowed(Scope.READ, "inspecting memories"))]
 Writer = Annotated[Caller, Depends(allowed(Scope.WRITE, "changing memories"))]
 Made = Annotated[Parts, Depends(parts)]
+
+
+@router.get("/inspect")
+async def inspect_memory(user: str, who: Reader, made: Made) -> InspectionBody:
+    """What a memory is made of: sessions, bytes, how full its state is, what could not get in."""
+    found = await made.service.store.inspect.memory(who.memory(user))
+    used = None if found.state is None else await _fullness(made.service, found.state)
+    made_by = None if found.adapter is None else found.adapter.fingerprint
+    return InspectionBody.model_validate(
+        {
+            **head_fields(found.overview.head),
+            **asdict(found.overview.sizes),
+            "fingerprint": made_by and {"digest": made_by.digest, **asdict(made_by)},
+            "fullness": used and asdict(used),
+            "by_session": [session_fields(one) for one in found.sessions],
+            "quarantined": [quarantined_fields(chunk) for chunk in found.quarantined],
+        }
+    )
+
+
+@router.post("/why")
+async def why(user: str, body: WhyBody, who: Reader, made: Made) -> ReasonsBody:
+    """Which turns an answer rests on: what it loses when they are left out one by one.
+
+    The base model reads every chunk of the memory for that, some of them several times.
+    """
+    memory_id, answer = who.memory(user), body.answer
+    await made.service.queue.settled(memory_id, SETTLE_S)
+    if answer is None:
+        answer = (await made.service.ask.question(memory_id, body.question)).answer
+    found = await made.service.why.claim(memory_id, body.question, answer)
+    told = found.turns[: body.turns]
+    return ReasonsBody.model_validate(
+        {
+            "user": user,
+            "question": body.question,
+            "answer": answer,
+            "version": found.version,
+            "log_likelihood": found.log_likelihood,
+            "log_likelihood_without_memory": found.without_memory,
+            "turns": [
+                {
+                    "id": one.turn.id,
+                    "session": one.turn.session,
+                    "role": one.turn.role.value,
+                    "time": one.turn.time,
+                    "text": one.turn.text,
+                    "loss": one.loss,
+                    "chunk_loss": one.chunk_loss,
+                    "share": one.share,
+                }
+                for one in told
+            ],
+        }
+    )
 
 
 @router.get("/quarantine")
@@ -46,3 +112,9 @@ def quarantined_fields(chunk: QuarantinedChunk) -> dict[str, Any]:
         "reason": chunk.reason,
         "since": chunk.since,
     }
+
+
+async def _fullness(service: Service, state: StoredState) -> Strength | None:
+    if state.fingerprint.generator != service.encoder.fingerprint.generator:
+        return None
+    return await service.compute.run(fullness, service.generator, state.total())

@@ -21,7 +21,7 @@ from memory_service.api.memory_schemas import (
 from memory_service.api.paging import tagged
 from memory_service.api.routes.adapters import adapter_fields
 from memory_service.domain.keys import Scope
-from memory_service.domain.records import Head, Removal
+from memory_service.domain.records import Head, Removal, SessionHead
 from memory_service.domain.turns import parse_time
 from memory_service.errors import InvalidInput
 from memory_service.services.exchange import SETTLE_S
@@ -42,7 +42,7 @@ async def list_users(who: Reader, made: Made, after: str = "", limit: Limit = 10
     heads = await made.service.store.inspect.users(who.tenant, after=after, limit=limit)
     return UsersPage.model_validate(
         {
-            "data": [_head(head) for head in heads],
+            "data": [head_fields(head) for head in heads],
             "next": heads[-1].memory_id.user if len(heads) == limit else None,
         }
     )
@@ -52,7 +52,7 @@ async def list_users(who: Reader, made: Made, after: str = "", limit: Limit = 10
 async def show_user(user: str, request: Request, who: Reader, made: Made) -> Response:
     """One user's memory in numbers, with an ETag."""
     overview = await made.service.store.inspect.user(who.memory(user))
-    body = _head(overview.head) | asdict(overview.sizes)
+    body = head_fields(overview.head) | asdict(overview.sizes)
     return tagged(request, OverviewBody.model_validate(body))
 
 
@@ -71,17 +71,8 @@ async def list_sessions(
 ) -> SessionsPage:
     """A user's sessions by name; the next page begins after `next`."""
     heads = await made.service.store.inspect.sessions(who.memory(user), after=after, limit=limit)
-    data = [
-        {
-            "session": head.name,
-            "turns": head.turns,
-            "pending": head.is_pending,
-            "first_at": head.first_at,
-            "last_at": head.last_at,
-        }
-        for head in heads
-    ]
     following = heads[-1].name if len(heads) == limit else None
+    data = [session_fields(head) for head in heads]
     return SessionsPage.model_validate({"data": data, "next": following})
 
 
@@ -163,7 +154,8 @@ async def ask(user: str, body: AskBody, who: Reader, made: Made) -> ReplyBody:
     )
 
 
-def _head(head: Head) -> dict[str, Any]:
+def head_fields(head: Head) -> dict[str, Any]:
+    """Where a memory stands, as it is told."""
     return {
         "user": head.memory_id.user,
         "version": head.version,
@@ -171,4 +163,15 @@ def _head(head: Head) -> dict[str, Any]:
         "pending_turns": head.pending_turns,
         "quarantined_turns": head.quarantined_turns,
         "created_at": head.created_at,
+    }
+
+
+def session_fields(head: SessionHead) -> dict[str, Any]:
+    """A session as it is told."""
+    return {
+        "session": head.name,
+        "turns": head.turns,
+        "pending": head.is_pending,
+        "first_at": head.first_at,
+        "last_at": head.last_at,
     }

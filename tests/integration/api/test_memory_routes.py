@@ -91,6 +91,7 @@ async def test_one_turn_and_ids_with_slashes(api: Api) -> None:
         "time": "2026-03-01T18:00:00Z",
         "text": "a/b c",
         "pending": False,
+        "quarantined": False,
         "set_aside": False,
     }
     error(await api.http.get(f"{ANN}/turns/none"), 404, "not_found")
@@ -230,6 +231,44 @@ async def test_a_question_right_after_an_append_waits_for_the_encoding(api: Api)
     assert (await posted(api, "/ask", question="Who?", max_tokens=1))["version"] == 1
 
 
+# Looking inside
+
+
+async def test_a_memory_is_inspected(api: Api) -> None:
+    await append(api, "My dog is called Rex.", "It rains.")
+    await append(api, "I moved.", session="tuesday")
+    found = await got(api, "/inspect")
+    assert (found["user"], found["turns"], found["version"]) == ("ann", 3, 2)
+    assert [one["session"] for one in found["by_session"]] == ["monday", "tuesday"]
+    assert found["quarantined"] == []
+    modules = found["fullness"]["modules"]
+    assert len(modules) == len(api.service.generator.config.sites)
+    assert all(0 < one["value"] <= 100 for one in modules)
+    assert found["fingerprint"]["digest"] == (await got(api, "/state"))["fingerprint"]["digest"]
+    error(await api.http.get(f"{USERS}/bob/inspect"), 404, "not_found")
+
+
+async def test_why_tells_the_turns_that_an_answer_rests_on(api: Api) -> None:
+    await append(api, "My dog is called Rex.", "It rains.", "I moved.")
+    kept = await api.texts("ann")
+    found = await posted(api, "/why", question="Who is my dog?", answer="Rex.", turns=2)
+    assert len(found["turns"]) == 2
+    losses = [one["loss"] for one in found["turns"]]
+    assert losses == sorted(losses, reverse=True)
+    assert {one["text"] for one in found["turns"]} <= set(kept)
+    own = await posted(api, "/why", question="Who is my dog?")
+    reply = await posted(api, "/ask", question="Who is my dog?")
+    assert own["answer"] == reply["answer"]
+    assert own["log_likelihood_without_memory"] != own["log_likelihood"]
+    assert await api.texts("ann") == kept
+    error(
+        await api.http.post(f"{ANN}/why", json={"question": "?", "answer": " "}),
+        400,
+        "invalid_input",
+    )
+    error(await api.http.post(f"{USERS}/bob/why", json={"question": "?"}), 404, "not_found")
+
+
 # Who may do what
 
 
@@ -246,11 +285,15 @@ async def test_scopes_of_the_memory_routes(api: Api) -> None:
         return (await api.http.request(method, url, json=body, headers=headers)).status_code
 
     reading = ["/turns", "/turns/One.", "/sessions", "/state", "/history", "/adapters/1/peft"]
+    reading += ["/inspect", "/quarantine"]
     for path in reading:
         assert await status(reader, "GET", path) == 200
         assert await status(theirs, "GET", path) == 404
     assert await status(reader, "POST", "/ask", question="Who?", max_tokens=1) == 200
     assert await status(theirs, "POST", "/ask", question="Who?", max_tokens=1) == 404
+    assert await status(reader, "POST", "/why", question="Who?", answer="One.") == 200
+    assert await status(theirs, "POST", "/why", question="Who?", answer="One.") == 404
+    assert await status(reader, "POST", "/quarantine/retry") == 403
     assert await status(reader, "POST", "/rollback", version=1) == 403
     assert await status(writer, "POST", "/rollback", version=1) == 200
     for method, path, body in (
