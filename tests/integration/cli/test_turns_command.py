@@ -35,6 +35,7 @@ def test_one_turn_is_appended_encoded_and_listed(home: Path) -> None:
         "time": "2026-03-01T18:30:00+00:00",
         "text": "Nice name!",
         "pending": False,
+        "quarantined": False,
         "set_aside": False,
     }
     assert (later["text"], later["session"], later["role"]) == (
