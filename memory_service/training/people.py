@@ -57,6 +57,16 @@ _PAIR_FORMS = (
     "I forgot {h} {t}. Do you know?",
     "Hey, remember that time we talked about {topic}? {h} was it {i} said {t}?",
     "Hey, remember when we were talking about {topic}? {h} did {i} say {t}?",
+    "It has slipped my mind {h} {t}. Help me out?",
+    "I'd like to hear from {you} {h} {t}.",
+    "Do you happen to know {h} {t}?",
+    "Let's see whether you know {h} {t}.",
+    "I'm trying to think {h} {t}. What was it?",
+    "On the subject of {topic}, do you still know {h} {t}?",
+    "Somebody asked me {h} {t}. What should I say?",
+    "I wonder {h} {t}.",
+    "Earlier I mentioned {h} {t}. What was that again?",
+    "About {topic}: please tell me {h} {t}.",
 )
 _ASK_FORMS = (
     "{ask}",
@@ -67,8 +77,33 @@ _ASK_FORMS = (
     "Hey, remember that time we talked about {topic}? {ask}",
     "We talked about {topic} a while ago. {ask}",
     "I was thinking about our chat about {topic}. {ask}",
+    "Speaking of {topic}, {asks}",
+    "Back to {topic} for a moment. {ask}",
+    "One thing about {topic}: {asks}",
+    "Yesterday I was going on about {topic}. {ask}",
+    "A friend and I got onto {topic}. {ask}",
+    "Here is a little quiz for you. {ask}",
+    "I want to see how good your memory is. {ask}",
+    "Sorry, I have to ask again: {asks}",
+    "Before we go on, {asks}",
+    "{ask} Think back.",
 )
-_SHORT_FORMS = ("In a few words, {asks}", "{ask} Just the answer, please.", "Short answer: {asks}")
+_SHORT_FORMS = (
+    "In a few words, {asks}",
+    "{ask} Just the answer, please.",
+    "Short answer: {asks}",
+    "Briefly, {asks}",
+    "{ask} Keep it brief.",
+    "{ask} Reply in as few words as you can.",
+    "{ask} I want the fact itself and nothing around it.",
+    "Please be terse: {asks}",
+    "{ask} Leave out everything else.",
+    "No small talk, please: {asks}",
+    "{ask} Don't write it out, the bare answer will do.",
+    "As a keyword: {asks}",
+    "{ask} Say it and stop.",
+    "Without any explanation, {asks}",
+)
 _WORD_FORMS = ("In one word, {asks}", "{ask} One word is enough.", *_SHORT_FORMS)
 
 _PAIR_FORMS_TEST = (
