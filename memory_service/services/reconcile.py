@@ -19,7 +19,7 @@ from memory_service.domain.records import (
     StoredChunk,
     StoredState,
 )
-from memory_service.domain.turns import Turn
+from memory_service.domain.turns import Role, Turn
 from memory_service.errors import NumericalError
 from memory_service.generator.config import Encoding
 from memory_service.generator.state import add, digest, subtract
@@ -33,6 +33,9 @@ Report = Callable[[int, int], None]
 
 ATTEMPTS = 2
 """How often a chunk is tried before it is quarantined."""
+
+PROBE = Turn("probe", Role.USER, "My dog is called Rex.", datetime(2026, 1, 1, tzinfo=UTC), "probe")
+"""A machine that cannot encode this can encode nothing."""
 
 
 class CannotSubtractError(Exception):
@@ -82,7 +85,8 @@ class Reconcile:
 
         Raises:
             CannotSubtractError: a chunk that vanished is not reproduced to the last bit here.
-            NumericalError: the state is full, or cannot be read out.
+            NumericalError: the state is full, cannot be read out, or nothing at all can be encoded
+                here, which is no chunk's fault.
         """
         total = _Sum(await self._compute.run(self._encoder.empty_state), None, None)
         if stored is not None:
@@ -128,9 +132,11 @@ class Reconcile:
 
     def _add(self, total: _Sum, chunk: Chunk) -> StoredChunk | QuarantinedChunk:
         """Encode a chunk and add its update; it becomes the open one. Or tell why it cannot be."""
+        state = total.total() if self.is_sequential else None
         try:
-            update = self._encode(chunk, total.total() if self.is_sequential else None)
+            update = self._encode(chunk, state)
         except NumericalError as error:
+            self._require_working(state)
             log.warning("chunk_quarantined", chunk=chunk.digest[:12], reason=str(error))
             return QuarantinedChunk(
                 chunk.session, chunk.digest, chunk.turn_ids, str(error), datetime.now(UTC)
@@ -152,6 +158,18 @@ class Reconcile:
             except NumericalError:
                 continue
         return self._encoder.encode(chunk, state)
+
+    def _require_working(self, state: Tensor | None) -> None:
+        """Raises NumericalError where a plain sentence fails as a chunk did: not its fault then."""
+        probe = self._encoder.chunk([PROBE])[0]
+        try:
+            self._encode(probe, state)
+        except NumericalError as error:
+            raise NumericalError(
+                "base model",
+                "fails on a plain sentence too: the machine or the model is at fault, no turn is, "
+                f"and none is quarantined; check both, then append or rebuild ({error})",
+            ) from error
 
     def _remove(self, total: _Sum, gone: StoredChunk, turns: Sequence[Turn]) -> None:
         """Take a chunk's update out of the sum: the open one is dropped, a closed one subtracted.

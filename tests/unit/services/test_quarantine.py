@@ -6,6 +6,7 @@ import pytest
 
 from memory_service.domain.chunks import Chunk
 from memory_service.domain.memory import MemoryId
+from memory_service.domain.records import Removal
 from memory_service.domain.turns import Turn
 from memory_service.errors import NumericalError
 from memory_service.generator.state import digest
@@ -146,3 +147,36 @@ async def test_a_chunk_in_the_state_that_fails_later_does_not_block_appends() ->
     assert held | {id_ for one in setup.user().quarantined for id_ in one.turn_ids} == set(
         setup.user().turns
     )
+
+
+def fail_at_everything(chunk: Chunk) -> None:
+    raise NumericalError("hidden states", "the base model returned NaN")
+
+
+async def test_a_machine_that_encodes_nothing_is_blamed_and_no_chunk_is(setup: Setup) -> None:
+    turns = [turn(number, session=f"s{number}") for number in range(3)]
+    await setup.append(turns[0])
+    before = setup.state_digest()
+    heal, setup.encoder.interrupt = setup.encoder.interrupt, fail_at_everything
+    with pytest.raises(NumericalError, match=r"fails on a plain sentence too.*returned NaN"):
+        await setup.append(*turns[1:])
+    assert await setup.inspect.quarantined(ANN) == []
+    assert (setup.user().version, setup.state_digest()) == (1, before)
+    marks = {one.turn.id: one.is_pending for one in await setup.inspect.turns(ANN)}
+    assert marks == {"t000": False, "t001": True, "t002": True}
+    setup.encoder.interrupt = heal
+    await setup.remember.encode_pending(ANN)
+    assert {id_ for one in setup.user().chunks for id_ in one.turn_ids} == set(marks)
+
+
+async def test_what_is_forgotten_on_such_a_machine_is_gone_all_the_same(setup: Setup) -> None:
+    await setup.append(turn(0, "a"), turn(1, "b"))
+    heal, setup.encoder.interrupt = setup.encoder.interrupt, fail_at_everything
+    receipt = await setup.forget.turns(ANN, ["t000"])
+    assert receipt.removal is Removal.WITHDRAWN
+    assert set(setup.user().turns) == {"t001"}
+    assert setup.user().state is None
+    assert setup.user().quarantined == []
+    setup.encoder.interrupt = heal
+    await setup.remember.encode_pending(ANN)
+    assert setup.user().chunks[-1].turn_ids == ("t001",)
