@@ -244,7 +244,8 @@ class Why:
             await self._compute.run(self._without, memory, [held], None, updates) for held in tried
         ]
         steps.add(depth.chunks)
-        own, alone, *each = await self._likelihoods(memory, claim, without)
+        whole = await self._compute.run(self._encoder.read_out, memory.total)
+        own, alone, *each = await self._likelihoods(claim, [whole, None, *without])
         by_chunk = sorted(zip(tried, each, strict=True), key=lambda pair: pair[1])
         weights = {
             turn_id: TurnWeight(memory.turns[turn_id], share) for turn_id, share in shares.items()
@@ -261,23 +262,18 @@ class Why:
             holding = [held for held in memory.held if turn_id in held.chunk.turn_ids]
             states.append(await self._compute.run(self._without, memory, holding, turn_id, updates))
             steps.add()
-        _, _, *each = await self._likelihoods(memory, claim, states)
+        steps.add(depth.turns - len(chosen))
+        each = await self._likelihoods(claim, states)
         for turn_id, likelihood in zip(chosen, each, strict=True):
             weights[turn_id] = replace(weights[turn_id], loss=own - likelihood)
         return Reasons(claim, memory.version, own, alone, _ranked(weights.values()))
 
-    async def _likelihoods(
-        self, memory: _Memory, claim: Claim, readouts: Sequence[Tensor]
-    ) -> list[float]:
-        """Of the answer in one batch: by the memory, by the base model alone, by these."""
-        whole = await self._compute.run(self._encoder.read_out, memory.total)
-        rows: list[Tensor | None] = [whole, None, *readouts]
-        return await self._compute.run(
-            self._scorer.log_likelihoods,
-            [_prompt(claim)] * len(rows),
-            [claim.answer] * len(rows),
-            rows,
-        )
+    async def _likelihoods(self, claim: Claim, readouts: Sequence[Tensor | None]) -> list[float]:
+        """Of the answer in one batch, by each of these; None is the base model alone."""
+        if not readouts:
+            return []
+        prompts, answers = [_prompt(claim)] * len(readouts), [claim.answer] * len(readouts)
+        return await self._compute.run(self._scorer.log_likelihoods, prompts, answers, readouts)
 
     # The following runs on the worker of `compute`.
 

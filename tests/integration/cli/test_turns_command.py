@@ -37,7 +37,6 @@ def test_one_turn_is_appended_encoded_and_listed(home: Path) -> None:
         "pending": False,
         "quarantined": False,
         "set_aside": False,
-        "quarantined": False,
     }
     assert (later["text"], later["session"], later["role"]) == (
         "My dog is Biscuit.",
