@@ -10,7 +10,7 @@ MYPY_PATH := build/mypy
 # Waiting threads that spin slow down whatever else runs on the machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo setup model test test-crash bench bench-train check fix docs
+.PHONY: help demo setup model test test-rows test-crash bench bench-train check fix docs
 
 help:
 	@echo "make demo    a dialogue into a memory, its questions four ways side by side"
@@ -18,6 +18,7 @@ help:
 	@echo "make setup   everything needed to work on it, in .venv"
 	@echo "make test    install what is missing and run every test"
 	@echo "make test-crash  processes killed at every step and at random, for minutes; counts printed"
+	@echo "make test-rows  10,000 random batches: no row ever says what another's adapter would; counts printed"
 	@echo "make bench-train  questions a second in training, and the share of the matrix peak"
 	@echo "make bench   evaluations of docs/benchmarks.md, and the page again (LIMIT=60 people;"
 	@echo "             DMR=FILE and MEMBENCH=FILE for real dialogues); goes on where it was"
@@ -36,6 +37,9 @@ model: $(INSTALLED)
 
 test: $(INSTALLED_DEV) model
 	$(BIN)/python -m pytest -rs
+
+test-rows: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -q -s tests/unit/inference/test_batch.py -k adapter_of_another
 
 test-crash: $(INSTALLED_DEV)
 	CRASH_ROUNDS=$${CRASH_ROUNDS:-25} $(BIN)/python -m pytest -q -s tests/integration/test_crashes.py

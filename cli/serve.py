@@ -71,9 +71,10 @@ async def _serve(
 
     service = opened.it
     await service.queue.start()
+    service.forgotten_elsewhere.start()
     host, port = address
     config = uvicorn.Config(
-        create_app(service, settings, metrics),
+        create_app(service, settings, metrics, is_local=host in LOOPBACK),
         host=host,
         port=port,
         log_config=None,
@@ -88,6 +89,7 @@ async def _serve(
             raise ConfigurationError("port", f"{host}:{port} is in use", "choose another --port")
         await service.engine.drain(grace)
     finally:
+        await service.forgotten_elsewhere.stop()
         await service.queue.stop()
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from memory_service.services.exchange import Exchange
     from memory_service.services.export import Export
     from memory_service.services.forget_turns import ForgetTurns
+    from memory_service.services.forgotten_elsewhere import ForgottenElsewhere
     from memory_service.services.import_archive import ImportMemory
     from memory_service.services.merge import Merge
     from memory_service.services.migrate import Migrate
@@ -111,6 +112,7 @@ class Service:
     export: "Export"
     queue: "EncodeQueue"
     exchange: "Exchange"
+    forgotten_elsewhere: "ForgottenElsewhere"
 
 
 def generator_path(settings: Settings) -> Path:
@@ -244,6 +246,7 @@ async def open_service(
     from memory_service.services.exchange import Exchange
     from memory_service.services.export import Export
     from memory_service.services.forget_turns import ForgetTurns
+    from memory_service.services.forgotten_elsewhere import ForgottenElsewhere
     from memory_service.services.import_archive import ImportMemory
     from memory_service.services.merge import Merge
     from memory_service.services.migrate import Migrate
@@ -279,6 +282,14 @@ async def open_service(
             chat = Chat(recall, backend)
             queue = EncodeQueue(store.open_unit, remember)
             amend = Amend(store.open_unit, encoder, compute, remember)
+            exchange = Exchange(
+                store.open_unit,
+                store.append,
+                chat,
+                queue,
+                settings.window_tokens,
+                re.compile(settings.auxiliary_pattern),
+            )
             yield Service(
                 store=store,
                 base_model_name=inference.base_model_name,
@@ -304,14 +315,8 @@ async def open_service(
                     store.open_unit, encoder, generator, compute, inference.base_model_name
                 ),
                 queue=queue,
-                exchange=Exchange(
-                    store.open_unit,
-                    store.append,
-                    chat,
-                    queue,
-                    settings.window_tokens,
-                    re.compile(settings.auxiliary_pattern),
-                ),
+                exchange=exchange,
+                forgotten_elsewhere=ForgottenElsewhere(store.open_unit, cache, exchange.forgotten),
             )
     finally:
         await engine.drain(0)

@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from memory_service import __version__
 from memory_service.api.body_limit import BodyLimit
-from memory_service.api.deps import Parts, Rates
+from memory_service.api.deps import Door, Parts, Rates
 from memory_service.api.errors import DOCUMENTED, add_handlers
 from memory_service.api.metrics import Metrics
 from memory_service.api.routes import adapters, chat, health, inspect, memory, turns
@@ -12,8 +12,14 @@ from memory_service.bootstrap import Service
 from memory_service.settings import Settings
 
 
-def create_app(service: Service, settings: Settings, metrics: Metrics) -> FastAPI:
-    """Join routes and service; who opened the service closes it."""
+def create_app(
+    service: Service, settings: Settings, metrics: Metrics, *, is_local: bool = False
+) -> FastAPI:
+    """Join routes and service; who opened the service closes it.
+
+    `is_local` says that only this machine reaches the app: then nobody needs a key until there is
+    one.
+    """
     app = FastAPI(
         title="memory-service",
         version=__version__,
@@ -23,7 +29,13 @@ def create_app(service: Service, settings: Settings, metrics: Metrics) -> FastAP
         redoc_url=None,
         responses=DOCUMENTED,
     )
-    app.state.parts = Parts(service, settings, Rates(settings.requests_per_minute), metrics)
+    app.state.parts = Parts(
+        service=service,
+        settings=settings,
+        door=Door(is_shut=not is_local),
+        rates=Rates(settings.requests_per_minute),
+        metrics=metrics,
+    )
     app.add_middleware(BodyLimit, most_bytes=settings.most_body_bytes)
     add_handlers(app)
     for group in (chat, memory, turns, adapters, inspect, health):

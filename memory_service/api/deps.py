@@ -13,6 +13,7 @@ from memory_service.bootstrap import Service
 from memory_service.domain.keys import Scope
 from memory_service.domain.memory import MemoryId
 from memory_service.errors import Forbidden, Overloaded, Unauthenticated
+from memory_service.services.keys import Keys
 from memory_service.settings import Settings
 
 BEARER = HTTPBearer(auto_error=False, description="`memory keys create`; none on loopback")
@@ -43,12 +44,28 @@ class Rates:
             raise Overloaded("rate limit", problem, max(1, round(MINUTE_S - passed_s)))
 
 
+@dataclass
+class Door:
+    """Whether callers must show a key. Once shut it stays so while the process runs.
+
+    So whoever deletes the last key, with its tenant for instance, opens nothing.
+    """
+
+    is_shut: bool
+
+    async def must_show_key(self, keys: Keys) -> bool:
+        """Look whether there is a key by now, where there was none."""
+        self.is_shut = self.is_shut or await keys.are_required()
+        return self.is_shut
+
+
 @dataclass(frozen=True)
 class Parts:
     """What routes work with."""
 
     service: Service
     settings: Settings
+    door: Door
     rates: Rates
     metrics: Metrics
 
@@ -98,7 +115,7 @@ async def caller(
         Overloaded: the key has made too many requests.
     """
     keys = made.service.store.keys
-    if not await keys.are_required():
+    if not await made.door.must_show_key(keys):
         if request.url.hostname not in LOOPBACK:
             raise Forbidden("asking for another host than localhost", "read")
         return Caller(made.settings.tenant, frozenset(Scope))

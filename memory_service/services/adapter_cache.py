@@ -71,6 +71,10 @@ class AdapterCache:
             kept.users -= 1
             self._make_room()
 
+    def keys(self, *, used_only: bool) -> list[AdapterKey]:
+        """What is kept; or what of it is in use."""
+        return [key for key, kept in self._kept.items() if kept.users or not used_only]
+
     def forget(self, memory_id: MemoryId) -> None:
         """Let go of everything of a user, whoever holds it: deleted means deleted."""
         for key in [key for key in self._kept if key.memory_id == memory_id]:

@@ -43,9 +43,12 @@ class Keys:
             return await unit.keys.all()
 
     async def are_required(self) -> bool:
-        """Whether callers must show a key: as soon as there is one."""
+        """Whether callers must show a key: as soon as one was made, and when it was revoked too.
+
+        Revoking the last key shuts everybody out; it lets nobody in.
+        """
         async with self._open_unit() as unit:
-            return await unit.keys.any_valid()
+            return await unit.keys.any()
 
     async def check(self, token: str) -> ApiKey:
         """The key of a token.

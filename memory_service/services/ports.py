@@ -136,6 +136,12 @@ class Memories(Protocol):
         """Tokens of all chunks of a version. Raises NotFound for an unknown user."""
         ...
 
+    async def state_digests(
+        self, versions: Collection[tuple[MemoryId, int]]
+    ) -> dict[tuple[MemoryId, int], str]:
+        """Digests of the states that versions were made from; those that are gone are not in it."""
+        ...
+
     async def pending_turn_ids(self, memory_id: MemoryId) -> set[str]:
         """Turns that the state does not hold yet. Raises NotFound for an unknown user."""
         ...
@@ -261,8 +267,8 @@ class ApiKeys(Protocol):
         """All keys by tenant and time."""
         ...
 
-    async def any_valid(self) -> bool:
-        """Whether there is a key that was not revoked."""
+    async def any(self) -> bool:
+        """Whether there is a key, revoked or not."""
         ...
 
     async def revoke(self, key_id: str) -> None:

@@ -1,5 +1,6 @@
 """What a running service asks all the time: some turns, sessions, and who has work pending."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import func, or_, select, tuple_
@@ -7,8 +8,15 @@ from sqlalchemy import func, or_, select, tuple_
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import SessionHead
 from memory_service.domain.turns import Turn
-from memory_service.storage.queries import PENDING, Queries, as_turn, turns_where
-from memory_service.storage.tables import ChunkRow, SessionRow, TenantRow, TurnRow, UserRow
+from memory_service.storage.queries import PENDING, Queries, as_turn, batches, turns_where
+from memory_service.storage.tables import (
+    ChunkRow,
+    SessionRow,
+    TenantRow,
+    TurnRow,
+    UserRow,
+    VersionRow,
+)
 
 
 class Recent(Queries):
@@ -41,6 +49,22 @@ class Recent(Queries):
             query.order_by(None).order_by(TurnRow.time.desc(), TurnRow.turn_id.desc()).limit(limit)
         )
         return [as_turn(*row) for row in reversed(rows)]
+
+    async def state_digests(
+        self, versions: Collection[tuple[MemoryId, int]]
+    ) -> dict[tuple[MemoryId, int], str]:
+        """Digests of the states that versions were made from, empty where some was forgotten."""
+        found = {}
+        for batch in batches((one.tenant, one.user, version) for one, version in versions):
+            rows = await self._transaction.read(
+                select(TenantRow.name, UserRow.name, VersionRow.version, VersionRow.state_digest)
+                .join(UserRow, UserRow.tenant_id == TenantRow.id)
+                .join(VersionRow, VersionRow.user_id == UserRow.id)
+                .where(tuple_(TenantRow.name, UserRow.name, VersionRow.version).in_(batch))
+            )
+            for tenant, user, version, digest in rows:
+                found[MemoryId(user, tenant), version] = digest
+        return found
 
     async def session_heads(
         self, memory_id: MemoryId, *, after: str = "", limit: int = 100

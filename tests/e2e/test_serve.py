@@ -79,6 +79,32 @@ def test_what_was_acknowledged_survives_a_kill_and_a_stream_a_stop(home: Path) -
     assert "Go on." in [one["text"] for one in run("turns", "list", "ann", "--json").json]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(START_S)
+def test_a_memory_deleted_by_another_process_says_no_further_token(home: Path) -> None:
+    run("turns", "append", "ann", "My dog is called Rex.")
+    with serving() as (_, address):
+        body = {
+            "model": httpx.get(f"{address}/v1/models").json()["data"][0]["id"],
+            "user": "ann",
+            "messages": [{"role": "user", "content": "Go on."}],
+            "max_tokens": 3000,
+            "temperature": 2,
+            "memory": {"mode": "read"},
+            "stream": True,
+        }
+        url = f"{address}/v1/chat/completions"
+        with httpx.stream("POST", url, json=body, timeout=60) as response:
+            lines = response.iter_lines()
+            next(lines)
+            assert response.headers["X-Memory-Version"] == "1"
+            run("users", "delete", "ann", "--yes")
+            rest = [line for line in lines if line]
+        assert "was forgotten while it answered" in rest[-1]
+        again = httpx.post(url, json=body | {"stream": False, "max_tokens": 3}, timeout=60)
+        assert "X-Memory-Version" not in again.headers
+
+
 def test_nobody_else_is_served_without_a_key(home: Path) -> None:
     outcome = run("serve", "--host", "0.0.0.0", code=8)
     assert "memory keys create" in outcome.error

@@ -21,7 +21,7 @@ class Api:
     def __init__(self, service: Service, settings: Settings) -> None:
         self.service, self.settings = service, settings
         self.model = service.base_model_name
-        app = create_app(service, settings, Metrics())
+        app = create_app(service, settings, Metrics(), is_local=True)
         self.transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=self.transport, base_url="http://127.0.0.1")
         self.openai = openai.AsyncOpenAI(

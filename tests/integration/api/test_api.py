@@ -5,11 +5,15 @@ import json
 import re
 from collections.abc import AsyncIterator
 
+import httpx
 import openai
 import pytest
 
+from memory_service.api.app import create_app
+from memory_service.api.metrics import Metrics
 from memory_service.domain.keys import Scope
 from memory_service.domain.memory import MemoryId
+from memory_service.domain.turns import new_turn
 from tests.helpers.api import Api, error
 
 FACTS = "My dog is called Rex."
@@ -253,6 +257,44 @@ async def test_scopes(api: Api) -> None:
 async def test_without_keys_only_this_machine_is_answered(api: Api) -> None:
     response = await api.http.get("http://evil.example/v1/models")
     error(response, 403, "forbidden")
+
+
+async def test_the_end_of_the_last_key_lets_nobody_in(api: Api) -> None:
+    token = await api.key("acme")
+    assert (await api.chat("Hi", key=token)).status_code == 200
+    await api.service.store.keys.revoke(token.split("_")[1])
+    error(await api.chat("Hi"), 401, "unauthenticated")
+    await api.service.store.forget.tenant("acme")  # its keys go with it
+    assert await api.service.store.keys.list() == []
+    error(await api.chat("Hi"), 401, "unauthenticated")
+
+
+async def test_beyond_this_machine_a_key_is_needed_even_where_there_is_none(api: Api) -> None:
+    app = create_app(api.service, api.settings, Metrics())
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as elsewhere:
+        error(await elsewhere.get("/v1/models"), 401, "unauthenticated")
+
+
+async def test_what_another_process_took_back_is_let_go_of(api: Api) -> None:
+    for user in ("ann", "bob"):
+        await api.chat(FACTS, user=user)
+        assert await api.service.queue.settled(MemoryId(user), 60)
+        await api.chat("Hi", user=user, memory={"mode": "read"})
+    cache = api.service.recall.cache
+    watch = api.service.forgotten_elsewhere
+    await watch.look(used_only=False)
+    assert {key.memory_id.user for key in cache.keys(used_only=False)} == {"ann", "bob"}
+    await api.service.store.append.turns(MemoryId("bob"), [new_turn("I am Bob.")])
+    await api.service.remember.encode_pending(MemoryId("bob"))
+    await api.service.store.forget.user(MemoryId("ann"))  # as `memory users delete` does
+    await watch.look(used_only=False)
+    assert {key.memory_id.user for key in cache.keys(used_only=False)} == {"bob"}
+    (turn, *_) = await api.service.store.inspect.turns(MemoryId("bob"))
+    await api.service.forget_turns.turns(MemoryId("bob"), [turn.turn.id])  # `turns forget`
+    await watch.look(used_only=False)
+    assert cache.keys(used_only=False) == []
+    assert cache.size_bytes == 0
 
 
 async def test_the_rate_of_a_key_is_bounded(api: Api) -> None:
