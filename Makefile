@@ -10,7 +10,7 @@ MYPY_PATH := build/mypy
 # Waiting threads that spin slow down whatever else runs on the machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo setup model test test-rows test-crash bench bench-train check fix docs
+.PHONY: help demo setup model test test-rows test-document load test-crash bench bench-serve bench-train check fix docs
 
 help:
 	@echo "make demo    a dialogue into a memory, its questions four ways side by side"
@@ -19,6 +19,9 @@ help:
 	@echo "make test    install what is missing and run every test"
 	@echo "make test-crash  processes killed at every step and at random, for minutes; counts printed"
 	@echo "make test-rows  10,000 random batches: no row ever says what another's adapter would; counts printed"
+	@echo "make test-document  schemathesis on the OpenAPI document: no 5xx; counts printed"
+	@echo "make load    50 people for five minutes, the server killed in the middle; counts printed"
+	@echo "make bench-serve  figures of serving, docs/serving-benchmarks.md; goes on where it was"
 	@echo "make bench-train  questions a second in training, and the share of the matrix peak"
 	@echo "make bench   evaluations of docs/benchmarks.md, and the page again (LIMIT=60 people;"
 	@echo "             DMR=FILE and MEMBENCH=FILE for real dialogues); goes on where it was"
@@ -41,6 +44,12 @@ test: $(INSTALLED_DEV) model
 test-rows: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -q -s tests/unit/inference/test_batch.py -k adapter_of_another
 
+test-document: $(INSTALLED_DEV)
+	DOCUMENT_EXAMPLES=$${DOCUMENT_EXAMPLES:-100} $(BIN)/python -m pytest -q -s tests/e2e/test_document.py
+
+load: $(INSTALLED_DEV)
+	$(BIN)/python -m tests.load
+
 test-crash: $(INSTALLED_DEV)
 	CRASH_ROUNDS=$${CRASH_ROUNDS:-25} $(BIN)/python -m pytest -q -s tests/integration/test_crashes.py
 
@@ -50,6 +59,9 @@ bench-train: $(INSTALLED) model
 bench: $(INSTALLED)
 	$(INSTALL) -e '.[eval]'
 	$(BIN)/python docs/benchmarks.py $(if $(LIMIT),--limit $(LIMIT)) $(if $(DMR),--dmr '$(DMR)') $(if $(MEMBENCH),--membench '$(MEMBENCH)')
+
+bench-serve: $(INSTALLED_DEV) model
+	PYTHONPATH=. $(BIN)/python docs/bench_serve.py
 
 check: $(INSTALLED_DEV) $(MYPY_PATH)/memory_cli
 	$(BIN)/ruff format --check .

@@ -1,5 +1,6 @@
 """Batched = alone: the tokens of an answer do not depend on its company."""
 
+import sys
 from dataclasses import dataclass, field
 from random import Random
 
@@ -179,7 +180,8 @@ def test_no_row_sees_the_adapter_of_another():
                 check_greedy(one, is_cut=one in leaving)  # a near-tie
                 ties += 1
             checked += 1
-    print(f"\n10,000 batches, {checked:,} answers as alone, {ties} of them after a near-tie")
+    told = f"10,000 batches, {checked:,} answers as alone, {ties} of them after a near-tie"
+    sys.stdout.write(f"\n{told}\n")
     assert checked > 3_000
 
 
