@@ -4,14 +4,15 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tests.helpers.command_line import start
 
 
 @contextmanager
-def serving(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A server and its address."""
-    process, reader = start("serve", "--port", "0", *options), None
+def serving(*options: str, **process_options: Any) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server and its address; `process_options` as of `subprocess.Popen`."""
+    process, reader = start("serve", "--port", "0", *options, **process_options), None
     try:
         assert process.stderr is not None
         said = []
