@@ -295,6 +295,7 @@ function listen() {
     const is = api.key.get() ? "A key is in use. An empty one ends its use." : "No key is in use.";
     if (await askForKey(is)) await start();
   }));
+  byId("key-cancel").addEventListener("click", () => byId("key-dialog").close());
   byId("toggle-memory").addEventListener("click", () => {
     const isSmall = matchMedia("(width < 1000px)").matches;
     document.body.classList.toggle(isSmall ? "show-memory" : "hide-memory");
@@ -322,6 +323,7 @@ async function start() {
   await open(name, opened);
 }
 
+api.onKeyNeeded(askForKey);
 listen();
 showTheme();
 showDrawers();
