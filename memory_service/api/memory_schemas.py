@@ -93,16 +93,6 @@ class AskBody(BaseModel):
     max_tokens: int = Field(default=64, ge=1, le=2**31 - 1)
 
 
-class WhyBody(BaseModel):
-    """A question, and the answer to account for; the memory's own where none is given."""
-
-    model_config = shown(question="What is my dog called?")
-
-    question: str = Field(min_length=1)
-    answer: str | None = Field(default=None, min_length=1, max_length=2_000)
-    turns: int = Field(default=5, ge=1, le=100, description="how many turns are told")
-
-
 # What comes back
 
 
@@ -199,44 +189,6 @@ class AppendedBody(Documented):
     known: int
     forgotten: int
     ids: list[str]
-
-
-class QuarantinedBody(BaseModel):
-    """A chunk that cannot be encoded, and why; no state holds it."""
-
-    session: str
-    chunk: str
-    turn_ids: list[str]
-    reason: str
-    since: AwareDatetime
-
-
-class QuarantineBody(Documented):
-    """All of a user's chunks that cannot be encoded."""
-
-    model_config = shown(
-        data=[
-            {
-                "session": "monday",
-                "chunk": DIGEST * 4,
-                "turn_ids": ["m1"],
-                "reason": "hidden states: the base model returned NaN or Inf for this chunk",
-                "since": "2026-03-01T18:30:00Z",
-            }
-        ]
-    )
-
-    data: list[QuarantinedBody]
-
-
-class RetriedBody(QuarantineBody):
-    """How many chunks were tried again, the version after that, and those that failed again."""
-
-    model_config = shown(**QuarantineBody.example(), user="ana", tried=2, version=4)
-
-    user: str
-    tried: int
-    version: int
 
 
 class SessionBody(BaseModel):
@@ -358,91 +310,6 @@ class StateBody(Documented):
     size_bytes: int
     chunks: int
     turns: int
-
-
-class FullnessBody(BaseModel):
-    """How full the state is in each adapted module."""
-
-    unit: str
-    modules: list[ModuleBody]
-
-
-class InspectionBody(OverviewBody):
-    """What a memory is made of; no fullness before the first version or of another generator."""
-
-    model_config = shown(
-        **OverviewBody.example(),
-        fingerprint={"digest": DIGEST * 4, "encoding": "independent"},
-        fullness={
-            "unit": "% of the directions that it can tell apart",
-            "modules": [{"layer": 9, "module": "mlp.down_proj", "value": 12.5}],
-        },
-        by_session=[
-            {
-                "session": "monday",
-                "turns": 12,
-                "pending": False,
-                "first_at": "2026-03-01T18:30:00Z",
-                "last_at": "2026-03-01T18:41:00Z",
-            }
-        ],
-        quarantined=[],
-    )
-
-    fingerprint: dict[str, str] | None
-    fullness: FullnessBody | None
-    by_session: list[SessionBody]
-    quarantined: list[QuarantinedBody]
-
-
-class TurnWeightBody(BaseModel):
-    """A turn, and how much of the answer it carries.
-
-    `loss` is what the answer loses in nats per token without the turn, `chunk_loss` without its
-    chunk; null where that was not tried. `share` is a cheap estimate from the adapter's rows.
-    """
-
-    id: str
-    session: str
-    role: str
-    time: AwareDatetime
-    text: str
-    loss: float | None
-    chunk_loss: float | None
-    share: float
-
-
-class ReasonsBody(Documented):
-    """The turns that carry an answer, most first."""
-
-    model_config = shown(
-        user="ana",
-        question="What is my dog called?",
-        answer="Your dog is called Biscuit.",
-        version=3,
-        log_likelihood=-0.2,
-        log_likelihood_without_memory=-2.9,
-        turns=[
-            {
-                "id": "m1",
-                "session": "monday",
-                "role": "user",
-                "time": "2026-03-01T18:30:00Z",
-                "text": "My dog is called Biscuit.",
-                "loss": 2.4,
-                "chunk_loss": 2.5,
-                "share": 0.31,
-            }
-        ],
-    )
-
-    user: str
-    question: str
-    answer: str
-    version: int
-    log_likelihood: float
-    log_likelihood_without_memory: float
-    turns: list[TurnWeightBody]
 
 
 class ErasedBody(BaseModel):

@@ -93,7 +93,7 @@ def server_environment(tiny_model_folder: Path, sqlite_template: Path, folder: P
     return inherited | settings_for(tiny_model_folder, folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator["playwright.Browser"]:
     program = shutil.which("chromium")
     if program is None:
@@ -104,7 +104,7 @@ def browser() -> Iterator["playwright.Browser"]:
         launched.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(
     browser: "playwright.Browser",
     tiny_model_folder: Path,

@@ -127,6 +127,12 @@ def test_the_switch_compares_without_storing(window: Open, server: Server) -> No
     assert len(server.texts("bea")) == 2
     assert len(server.texts("bob")) == 1
 
+    cards.first.get_by_role("button", name="Why?").click()
+    reasons = cards.first.locator(".reasons li")
+    expect(reasons).to_have_count(2, timeout=60_000)
+    expect(reasons.filter(has_text="My cat is called Tiger.")).to_contain_text("without it")
+    expect(cards.get_by_role("button", name="Why?")).to_have_count(0)  # nobody else's answers
+
     for name in [*titles[:2], "Another's", "Whole history"]:
         chip(bea.page, name).click()
     expect(chip(bea.page, "Memory").locator("input")).to_be_checked()  # one is always chosen

@@ -157,6 +157,11 @@ export function rollBack(user, version) {
   return json(of(user, "rollback"), { method: "POST", body: { version } });
 }
 
+/** Which turns carry an answer: log-likelihoods with and without the memory, and the turns. */
+export function why(user, question, answer) {
+  return json(of(user, "why"), { method: "POST", body: { question, answer, turns: 3 } });
+}
+
 /** What forgetting a selection would take. */
 export function previewForgetting(user, selection) {
   return json(of(user, "forget/preview"), { method: "POST", body: selection });

@@ -1,7 +1,7 @@
 // One question, answered with the memory, without, with another's, and with the whole history.
 
 import * as api from "./api.js";
-import { el, fact, number, seconds } from "./dom.js";
+import { complain, el, fact, number, seconds } from "./dom.js";
 
 const MOST_TOKENS = 96; // a comparison is about the first sentence
 const MOST_MESSAGES = 1_999;
@@ -107,9 +107,37 @@ function card(title) {
   };
 }
 
-/** "Why?": which turns carry an answer. */
+/** "Why?": below the button, once asked, the turns that carry an answer. */
 export function whyButton(ask) {
   const button = el("button", { type: "button", className: "why quiet", textContent: "Why?" });
-  button.addEventListener("click", ask);
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    button.textContent = "Leaving turns out…";
+    try {
+      button.replaceWith(reasons(await ask()));
+    } catch (error) {
+      complain(error);
+      button.disabled = false;
+      button.textContent = "Why?";
+    }
+  });
   return button;
+}
+
+function reasons(found) {
+  const carried = found.log_likelihood - found.log_likelihood_without_memory;
+  const turns = found.turns.map((turn) =>
+    el(
+      "li",
+      {},
+      el("span", { textContent: turn.text }),
+      el("small", { textContent: turn.loss === null ? " not left out" : ` ${signed(-turn.loss)} without it` }),
+    ),
+  );
+  const all = `${signed(carried)} nats a token by the memory; by turn:`;
+  return el("div", { className: "reasons" }, el("p", { textContent: all }), el("ol", {}, ...turns));
+}
+
+function signed(value) {
+  return `${value < 0 ? "\u2212" : "+"}${Math.abs(value).toFixed(2)}`;
 }

@@ -181,7 +181,8 @@ async function submit() {
   showRunning();
   message.value = "";
   fitMessage();
-  const told = { log, signal: mine.signal, why: null };
+  const why = (question, answer) => api.why(name, question, answer);
+  const told = { log, signal: mine.signal, why };
   try {
     if (byId("compared").hidden) {
       if (session === null) {

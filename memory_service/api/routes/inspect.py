@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 
 from memory_service.api.deps import Caller, Parts, allowed, parts
-from memory_service.api.memory_schemas import (
+from memory_service.api.inspect_schemas import (
     InspectionBody,
     QuarantineBody,
     ReasonsBody,
