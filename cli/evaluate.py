@@ -2,12 +2,12 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memory_cli import evaluation_output, output
-from memory_cli.options import Json
+from memory_cli import evaluate_costs, evaluation_output, output
+from memory_cli.options import Json, numbers
 from memory_service.bootstrap import Inference, load_inference
 from memory_service.domain.dialogues import Dialogue, read_dialogues
 from memory_service.errors import InvalidInput, NotFound
@@ -55,9 +55,9 @@ def recall(
 
     samples = recall_grid(
         people,
-        facts=_numbers("facts", facts),
-        sessions=_numbers("sessions", sessions),
-        distances=_numbers("further", further),
+        facts=numbers("facts", facts),
+        sessions=numbers("sessions", sessions),
+        distances=numbers("further", further),
         chatter=CHATTER,
         seed=seed,
     )
@@ -151,6 +151,10 @@ def locality(
     )
 
 
+app.command("speed")(evaluate_costs.speed)
+app.command("growth")(evaluate_costs.growth)
+
+
 @app.command("compare")
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run (`--out`).")],
@@ -179,16 +183,6 @@ def _dialogues(data: Path) -> list[Dialogue]:
         raise NotFound("dialogue file", str(data))
     with data.open(encoding="utf-8") as lines:
         return list(read_dialogues(lines))
-
-
-def _numbers(field: str, text: str) -> list[int]:
-    def refuse() -> NoReturn:
-        raise InvalidInput(field, text, "must be whole numbers from 0, separated by commas")
-
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        refuse()
-    return [int(part) for part in parts]
 
 
 def _load() -> Inference:

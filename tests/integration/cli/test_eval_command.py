@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.command_line import run
 
 
@@ -80,3 +82,30 @@ def test_what_cannot_be_measured_is_named(empty_home: Path) -> None:
     assert "history" in failed.error
     failed = run("eval", "dmr", "--data", str(empty_home / "none.jsonl"), code=4)
     assert "none.jsonl" in failed.error
+
+
+def test_speed_of_every_phase(empty_home: Path) -> None:
+    command = ("eval", "speed", "--rounds", "1", "--tokens", "4")
+    shown = run(*command, "--json").json
+    assert [one["phase"].split()[0].strip(":") for one in shown["profiles"]] == [
+        *("append", "read-out", "prefill", "decode"),
+    ]
+    for one in shown["profiles"]:
+        assert sum(operation["share"] for operation in one["operations"]) == pytest.approx(1)
+    forward, encoding = shown["forward_tokens_per_s"], shown["encoding_tokens_per_s"]
+    assert shown["encoding_share"] == pytest.approx(encoding / forward)
+    for name in ("decode", "decode_plain", "generate"):
+        assert shown[f"{name}_tokens_per_s"] > 0
+    assert "model.generate" in run(*command).out
+
+
+def test_growth_is_flat_in_turns_and_users(empty_home: Path) -> None:
+    command = ("eval", "growth", "--turns", "2,60", "--users", "2,9")
+    shown = run(*command, "--json").json
+    assert [one["turns"] for one in shown["by_turns"]] == [2, 60]
+    assert [one["users"] for one in shown["by_users"]] == [2, 9]
+    costs = shown["by_turns"] + shown["by_users"]
+    assert len({(one["prompt_tokens"], one["adapter_bytes"]) for one in costs}) == 1
+    assert all(one["append_ms"] > 0 < one["first_token_ms"] for one in costs)
+    assert "among more and more others" in run(*command).out
+    assert not (empty_home / "memory.db").exists()

@@ -76,6 +76,54 @@ def test_value_recall(answer, value, score):
     assert value_recall(answer, value) == score
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected", "f1", "exact"),
+    [
+        # Worked out by hand from the published definition: lower case, punctuation away, articles
+        # away, spaces joined; then precision and recall over the two bags of words.
+        # {denver, broncos} both: 2/2, 2/2
+        ("Denver Broncos", "denver  broncos", 1.0, 1.0),
+        # {denver, broncos} of {broncos}: p 1/2, r 1 -> 2*(1/2)/(3/2)
+        ("The Denver Broncos", "Broncos", 2 / 3, 0.0),
+        # {super, bowl, 50} and {50}: p 1/3, r 1 -> (2/3)/(4/3)
+        ("Super Bowl 50", "50", 1 / 2, 0.0),
+        # {santa, clara, california} both: the comma goes
+        ("Santa Clara, California", "Santa Clara California", 1.0, 1.0),
+        # {levis, stadium} both: the apostrophe goes without a space
+        ("Levi's Stadium", "Levis Stadium", 1.0, 1.0),
+        # {1990s} and {1990, s}: no word in common
+        ("1990's", "1990 s", 0.0, 0.0),
+        # {wellknown, saint} and {well, known, saint}: common 1, p 1/2, r 1/3 -> (1/3)/(5/6)
+        ("a well-known saint", "well known saint", 2 / 5, 0.0),
+        # {5, 6, apples} and {56, apples}: common 1, p 1/3, r 1/2 -> (1/3)/(5/6)
+        ("5 6 apples", "5.6 apples", 2 / 5, 0.0),
+        # {to, be, or, not, to, be} and {to, be}: common 2, p 1/3, r 1 -> (2/3)/(4/3)
+        ("to be or not to be", "to be", 1 / 2, 0.0),
+        # {to, be} and {to, to, be, be, be}: common 2, p 1, r 2/5 -> (4/5)/(7/5)
+        ("to be", "to to be be be", 4 / 7, 0.0),
+        # same bag in another order: F1 knows no order, exact match does
+        ("dog bites man", "man bites dog", 1.0, 0.0),
+        # {} and {who}: the band's article is all there is left of "The The"
+        ("The The", "Who", 0.0, 0.0),
+        # {} and {}: nothing is nothing
+        ("An, a!", "the", 1.0, 1.0),
+        # {andrea} and {andrea}: articles are whole words only
+        ("Andrea", "an Andrea", 1.0, 1.0),
+        # {new, york, in, 1999} and {new, york, city}: common 2, p 1/2, r 2/3 -> (2/3)/(7/6)
+        ("New York, in 1999", "New York City", 4 / 7, 0.0),
+        # {caf\xe9} and {cafe}: accents stay
+        ("caf\xe9", "cafe", 0.0, 0.0),
+        # {\u201cyes\u201d} and {yes}: only ASCII punctuation goes
+        ("\u201cyes\u201d", "yes", 0.0, 0.0),
+        # {its, 3} and {3}: tabs and line ends are spaces; p 1/2, r 1 -> 1/(3/2)
+        ("It's\t\n3.", "3", 2 / 3, 0.0),
+    ],
+)
+def test_recorded_pairs_of_squad(answer, expected, f1, exact):
+    assert token_f1(answer, expected) == pytest.approx(f1)
+    assert exact_match(answer, expected) == exact
+
+
 @given(words, words)
 def test_f1_is_symmetric_and_between_0_and_1(one, other):
     assert token_f1(one, other) == pytest.approx(token_f1(other, one))
