@@ -23,8 +23,8 @@ help:
 	@echo "make load    50 people for five minutes, the server killed in the middle; counts printed"
 	@echo "make bench-serve  figures of serving, docs/serving-benchmarks.md; goes on where it was"
 	@echo "make bench-train  questions a second in training, and the share of the matrix peak"
-	@echo "make bench   evaluations of docs/benchmarks.md, and the page again (LIMIT=60 people;"
-	@echo "             DMR=FILE and MEMBENCH=FILE for real dialogues); goes on where it was"
+	@echo "make bench   evaluations of docs/benchmarks.md, and the page again (LIMIT=60 people: under"
+	@echo "             20 minutes; DMR=FILE and MEMBENCH=FILE for dialogues); goes on where it was"
 	@echo "make check   format, lint, types, import contracts, freshness of the docs"
 	@echo "make fix     what can be corrected by itself"
 	@echo "make docs    write the generated pages of docs/ again"
@@ -56,7 +56,7 @@ test-crash: $(INSTALLED_DEV)
 bench-train: $(INSTALLED) model
 	@$(BIN)/memory train bench smollm2-135m
 
-bench: $(INSTALLED)
+bench: $(INSTALLED) model
 	$(INSTALL) -e '.[eval]'
 	$(BIN)/python docs/benchmarks.py $(if $(LIMIT),--limit $(LIMIT)) $(if $(DMR),--dmr '$(DMR)') $(if $(MEMBENCH),--membench '$(MEMBENCH)')
 
