@@ -63,9 +63,10 @@ def benches(limit: int, dmr: Path | None, membench: Path | None) -> list[Bench]:
     takes seconds a question. The cell of eight facts in one session is measured once, by all
     methods; the curves start from it.
     """
-    people = ("--people", str(max(2, limit // 8)))
+    most = ("--people", str(max(2, limit // 8)))
+    people = ("--people", str(max(2, limit // 15)))
     found = [
-        Bench("recall", ("recall", *people, "--facts", "8", "--methods", ALL)),
+        Bench("recall", ("recall", *most, "--facts", "8", "--methods", ALL)),
         Bench("facts", ("recall", *people, "--facts", "2,32", "--methods", GRID)),
         Bench(
             "sessions",
@@ -79,11 +80,11 @@ def benches(limit: int, dmr: Path | None, membench: Path | None) -> list[Bench]:
         Bench("growth", ("growth",), has_folder=False),
     ]
     if dmr is not None:
-        limited = ("--limit", str(max(2, limit // 3)))
+        limited = ("--limit", str(max(2, limit // 4)))
         words = ("dmr", "--data", "FILE", *limited, "--methods", ALL)
         found.insert(0, Bench("dmr", words, dmr))
     if membench is not None:
-        limited = ("--limit", str(max(2, limit // 3)))
+        limited = ("--limit", str(max(2, limit // 6)))
         words = ("membench", "--data", "FILE", *limited, "--methods", "none,own,swap")
         found.append(Bench("membench", words, membench))
     return found
