@@ -118,10 +118,12 @@ def locality(
         Path | None, typer.Option(metavar="FILE", help="Real people instead of synthetic ones.")
     ] = None,
     seed: Seed = 0,
+    out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Perplexity of other people's chats with an adapter, against the base model's own."""
     from memory_service.evaluation.report import perplexity_ratio
+    from memory_service.evaluation.run_directory import RunDirectory, make_manifest
     from memory_service.evaluation.tasks.dmr import dmr_samples
     from memory_service.evaluation.tasks.locality import (
         locality_samples,
@@ -137,13 +139,23 @@ def locality(
     )
     samples = locality_samples(known, read_exchanges(), exchanges, seed)
     inference = _load()
+    folder, drifts = None, []
+    if out is not None:
+        config: dict[str, object] = {"exchanges": exchanges, "seed": seed}
+        fingerprint = inference.encoder.fingerprint.digest
+        folder = RunDirectory(out, make_manifest("locality", config, samples, fingerprint))
+        drifts = folder.done_drifts()
+    done = {one.sample for one in drifts}
+    missing = [one for one in samples if one.id not in done]
     with output.counting("locality", "measured") as step:
-        drifts = list(measure_drift(samples, inference.encoder, inference.backend, step))
+        found = measure_drift(missing, inference.encoder, inference.backend, step)
+        drifts += list(found) if folder is None else folder.write(found)
     ratio = perplexity_ratio(drifts, seed)
+    record = {"task": "locality", "people": len(drifts), "perplexity_ratio": asdict(ratio)}
+    if folder is not None:
+        folder.finish(record)
     if as_json:
-        output.show_json(
-            {"task": "locality", "people": len(drifts), "perplexity_ratio": asdict(ratio)}
-        )
+        output.show_json(record)
         return
     output.show_line(
         f"perplexity with the adapter / without, {len(drifts)} people, "

@@ -14,18 +14,22 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from memory_service.errors import InvalidInput, NotFound, StateConflict
 from memory_service.evaluation.runner import Result
 from memory_service.evaluation.samples import Sample
+from memory_service.evaluation.tasks.locality import Drift
 
 RESULTS, MANIFEST, REPORT = "results.jsonl", "manifest.json", "report.json"
 
 IDENTITY = ("task", "config", "data", "fingerprint")
 """What must be the same for a run to go on."""
+
+R = TypeVar("R", Result, Drift)
+"""What a line of a run holds: an answer, or what an adapter does to a person's exchanges."""
 
 
 @dataclass(frozen=True)
@@ -86,23 +90,22 @@ class RunDirectory:
 
     def done(self, samples: Sequence[Sample]) -> list[Result]:
         """Results of every sample and method that is complete; what is half done is dropped."""
-        if not self._results.exists():
-            return []
         expected = {sample.id: len(sample.asked) for sample in samples}
-        lines = self._results.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):  # killed while it was written
-            lines.pop()
-        found = [_result(line, self._results) for line in lines]
+        found = self._read(Result)
         counts: dict[tuple[str, str], int] = {}
         for one in found:
             counts[one.sample, one.method] = counts.get((one.sample, one.method), 0) + 1
         kept = [one for one in found if counts[one.sample, one.method] == expected[one.sample]]
-        partial = self._results.with_suffix(".partial")
-        partial.write_text("".join(_line(one) for one in kept), encoding="utf-8")
-        partial.replace(self._results)
+        self._replace(kept)
         return kept
 
-    def write(self, results: Iterable[Result]) -> list[Result]:
+    def done_drifts(self) -> list[Drift]:
+        """Drifts of every person that is complete."""
+        found = self._read(Drift)
+        self._replace(found)
+        return found
+
+    def write(self, results: Iterable[R]) -> list[R]:
         """Append results as they come, a line at a time, and return them."""
         kept = []
         with self._results.open("a", encoding="utf-8", buffering=1) as file:
@@ -110,6 +113,20 @@ class RunDirectory:
                 file.write(_line(result))
                 kept.append(result)
         return kept
+
+    def _read(self, kind: type[R]) -> list[R]:
+        """All lines that were written whole."""
+        if not self._results.exists():
+            return []
+        lines = self._results.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):  # killed while it was written
+            lines.pop()
+        return [_result(line, self._results, kind) for line in lines]
+
+    def _replace(self, results: Sequence[Result] | Sequence[Drift]) -> None:
+        partial = self._results.with_suffix(".partial")
+        partial.write_text("".join(_line(one) for one in results), encoding="utf-8")
+        partial.replace(self._results)
 
     def finish(self, report: Mapping[str, object]) -> None:
         """Write what came out."""
@@ -127,7 +144,9 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[Result]]:
         if not (folder / name).is_file():
             raise NotFound("evaluation run", str(folder), f"it has no {name}")
     with (folder / RESULTS).open(encoding="utf-8") as lines:
-        return _read_json(folder / MANIFEST), [_result(line, folder / RESULTS) for line in lines]
+        return _read_json(folder / MANIFEST), [
+            _result(line, folder / RESULTS, Result) for line in lines
+        ]
 
 
 def pairs_of(results: Iterable[Result]) -> Collection[tuple[str, str]]:
@@ -146,13 +165,13 @@ def _check_same(folder: Path, known: Mapping[str, Any], manifest: Manifest) -> N
             )
 
 
-def _line(result: Result) -> str:
+def _line(result: Result | Drift) -> str:
     return json.dumps(asdict(result)) + "\n"
 
 
-def _result(line: str, path: Path) -> Result:
+def _result(line: str, path: Path, kind: type[R]) -> R:
     try:
-        return Result(**json.loads(line))
+        return kind(**json.loads(line))
     except (ValueError, TypeError) as error:
         raise InvalidInput(path.name, line[:80], f"is not a result ({error})") from None
 

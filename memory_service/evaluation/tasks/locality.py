@@ -28,12 +28,16 @@ LONGEST_WORDS = 60
 
 @dataclass(frozen=True)
 class Drift:
-    """Summed negative log-likelihood (nats) of replies to one person's adapter and to none."""
+    """Summed negative log-likelihood (nats) of replies to one person's adapter and to none.
+
+    `exchanges` are what was asked and replied.
+    """
 
     sample: str
     tokens: int
     on_nats: float
     off_nats: float
+    exchanges: Sequence[tuple[str, str]] = ()
 
 
 def read_exchanges() -> list[Asked]:
@@ -95,5 +99,6 @@ def measure_drift(
             tokens=sum(counts),
             on_nats=-math.fsum(one * count for one, count in zip(on, counts, strict=True)),
             off_nats=-math.fsum(one * count for one, count in zip(off, counts, strict=True)),
+            exchanges=[(one.question, one.answer) for one in sample.asked],
         )
         report(number, len(samples))

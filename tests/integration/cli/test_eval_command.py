@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from memory_service.evaluation.samples import Asked
+from memory_service.evaluation.tasks import locality
 from tests.helpers.command_line import run
 
 
@@ -109,3 +111,18 @@ def test_growth_is_flat_in_turns_and_users(empty_home: Path) -> None:
     assert all(one["append_ms"] > 0 < one["first_token_ms"] for one in costs)
     assert "among more and more others" in run(*command).out
     assert not (empty_home / "memory.db").exists()
+
+
+def test_locality_is_kept_and_goes_on(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchanges = [Asked(f"How was day {number}?", "It rained a lot.") for number in range(4)]
+    monkeypatch.setattr(locality, "read_exchanges", lambda: exchanges)
+    out = empty_home / "run"
+    command = ("eval", "locality", "--people", "2", "--exchanges", "2", "--out", str(out))
+    shown = run(*command, "--json").json
+    assert json.loads((out / "report.json").read_text()) == shown
+    lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    assert [len(json.loads(line)["exchanges"]) for line in lines] == [2, 2]
+    (out / "results.jsonl").write_text(lines[0] + lines[1][:30])
+    assert run(*command, "--json").json == shown
+    assert (out / "results.jsonl").read_text() == "".join(lines)
+    assert "another one: its config" in run(*command, "--seed", "1", code=5).error
