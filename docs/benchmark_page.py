@@ -232,6 +232,10 @@ def _speed(one: Measured) -> Iterator[str]:
     for phase in found["profiles"]:
         named = ", ".join(f"{op['name']} {op['share']:.0%}" for op in phase["operations"])
         yield f"| {phase['phase']} | {named} |\n"
+    yield (
+        "\nWhat was taken out, before and after: [decision 13]"
+        "(decisions/0013-where-decoding-spends-its-time.md).\n"
+    )
 
 
 def _growth(one: Measured) -> Iterator[str]:

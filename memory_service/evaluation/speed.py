@@ -3,9 +3,12 @@
 What is compared is measured in turns, so that both sides meet the same machine.
 """
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -179,7 +182,7 @@ def _append(encoder: LocalEncoder, chunk: Chunk, state: Tensor) -> Tensor:
 
 def _profile(phase: str, tokens: int, call: Callable[[], object]) -> Profile:
     started = time.perf_counter()
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with _quiet_stderr(), profile(activities=[ProfilerActivity.CPU]) as seen:
         call()
     ms = 1000 * (time.perf_counter() - started)
     times = sorted(
@@ -189,6 +192,19 @@ def _profile(phase: str, tokens: int, call: Callable[[], object]) -> Profile:
     largest = [Operation(name.removeprefix("aten::"), spent / total) for spent, name in times]
     rest = Operation("all others", sum(one.share for one in largest[LARGEST:]))
     return Profile(phase, tokens, ms, [*largest[:LARGEST], rest])
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Leave out what the profiler's library writes to the process's stderr at start and stop."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _seconds(call: Callable[[], object]) -> float:
