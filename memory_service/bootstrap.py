@@ -201,6 +201,7 @@ def load_inference(settings: Settings, report: Report) -> Inference:
     from memory_service.generator.checkpoint import load_generator
     from memory_service.generator.injection import Injector
     from memory_service.inference.batch import Batch
+    from memory_service.inference.decoder import make_decoder
     from memory_service.inference.encoder import LocalEncoder
     from memory_service.inference.local import LocalBackend
     from memory_service.inference.reading import Reader
@@ -210,6 +211,7 @@ def load_inference(settings: Settings, report: Report) -> Inference:
     generator = load_generator(path)
     base = base_models.load(files, dtype=generator.config.dtype)
     injector = Injector(base.model, generator)
+    decoder = make_decoder(base.model, generator, injector)
     tokens = Tokens(base)
     empty = generator.read_out(generator.empty_state())
     return Inference(
@@ -217,10 +219,10 @@ def load_inference(settings: Settings, report: Report) -> Inference:
         base=base,
         generator=generator,
         encoder=LocalEncoder(base, tokens, generator, injector),
-        backend=LocalBackend(base, tokens, injector, empty),
+        backend=LocalBackend(base, tokens, injector, decoder, empty),
         tokens=tokens,
-        batch=Batch(base, tokens, injector, empty),
-        reader=Reader(base, tokens, injector, empty),
+        batch=Batch(base, tokens, decoder, empty),
+        reader=Reader(base, tokens, injector, decoder, empty),
     )
 
 

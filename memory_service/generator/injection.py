@@ -5,7 +5,7 @@ a context variable, never on a module: two threads or tasks can run the same mod
 different users' adapters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,8 +26,19 @@ from memory_service.generator.generator import Generator
 
 
 @dataclass(frozen=True)
-class _Applied:
-    readouts: Tensor  # [batch layer key value]
+class CheckedReadouts:
+    """Read-outs [batch layer key value] that `Injector.checked` found fit, or joined from such.
+
+    Those of one layer lie together in memory, as passes use them.
+    """
+
+    readouts: Float[Tensor, "batch layer key value"]
+
+    @classmethod
+    def join(cls, several: Sequence["CheckedReadouts"]) -> "CheckedReadouts":
+        """The read-outs of several, in order."""
+        by_layer = torch.cat([one.readouts.transpose(0, 1) for one in several], dim=1)
+        return cls(by_layer.transpose(0, 1))
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,9 @@ class Injector:
         self.config = config = generator.config
         self._generator = generator
         self._shape = (len(config.sites), config.key_width, config.value_width)
-        self._applied: ContextVar[_Applied | None] = ContextVar("applied_adapters", default=None)
+        self._applied: ContextVar[CheckedReadouts | None] = ContextVar(
+            "applied_adapters", default=None
+        )
         self._recording: ContextVar[_Recording | None] = ContextVar("recording", default=None)
         self._handles = [
             module.register_forward_hook(self._hook(index))
@@ -66,15 +79,11 @@ class Injector:
         for handle in handles:
             handle.remove()
 
-    @contextmanager
-    def apply(self, readouts: Float[Tensor, "batch layer key value"]) -> Iterator[None]:
-        """Apply read-outs to every forward pass inside the block, in this thread or task only.
-
-        A pass has `row` sequences, a multiple of `batch`: consecutive groups of row / batch rows
-        share a read-out (several questions about one memory). A zero read-out is no memory.
+    def checked(self, readouts: Float[Tensor, "batch layer key value"]) -> CheckedReadouts:
+        """Look at read-outs once, for many passes: `apply` takes what this returns as it is.
 
         Raises:
-            InvalidInput: there is no read-out; or, by the pass, its rows do not divide evenly.
+            InvalidInput: there is no read-out.
             IncompatibleState: the read-outs are those of a generator of another shape.
             NumericalError: a read-out holds NaN or Inf.
         """
@@ -88,7 +97,24 @@ class Injector:
             )
         if not torch.isfinite(readouts).all():
             raise NumericalError("adapter", "holds NaN or Inf; rebuild the memory from its turns")
-        token = self._applied.set(_Applied(readouts))
+        return CheckedReadouts(readouts)
+
+    @contextmanager
+    def apply(
+        self, readouts: Float[Tensor, "batch layer key value"] | CheckedReadouts
+    ) -> Iterator[None]:
+        """Apply read-outs to every forward pass inside the block, in this thread or task only.
+
+        A pass has `row` sequences, a multiple of `batch`: consecutive groups of row / batch rows
+        share a read-out (several questions about one memory). A zero read-out is no memory.
+
+        Raises:
+            InvalidInput: there is no read-out; or, by the pass, its rows do not divide evenly.
+            IncompatibleState: the read-outs are those of a generator of another shape.
+            NumericalError: a read-out holds NaN or Inf.
+        """
+        checked = readouts if isinstance(readouts, CheckedReadouts) else self.checked(readouts)
+        token = self._applied.set(checked)
         try:
             yield
         finally:

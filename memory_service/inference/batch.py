@@ -7,30 +7,25 @@ a long prompt nor many of them stall anybody's stream.
 """
 
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from contextvars import copy_context
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from memory_service.domain.messages import Ending, Generation, Sampling
 from memory_service.errors import ConfigurationError, MemoryServiceError, NumericalError
-from memory_service.generator.injection import Injector
+from memory_service.generator.injection import CheckedReadouts
 from memory_service.inference.answer_text import AnswerText
 from memory_service.inference.base_models import BaseModel
 from memory_service.inference.choosing import Choice, choose
+from memory_service.inference.decoder import Decoder
 from memory_service.inference.key_values import KeyValues
 from memory_service.inference.tokens import Tokens, stop_ids
 
 PIECE_TOKENS = 256
 """Prompt tokens that are read between two tokens of the running answers."""
-
-T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -69,7 +64,7 @@ class Batch:
     """
 
     def __init__(
-        self, base: BaseModel, tokens: Tokens, injector: Injector, empty_readouts: Tensor
+        self, base: BaseModel, tokens: Tokens, decoder: Decoder, empty_readouts: Tensor
     ) -> None:
         if getattr(base.model.config, "sliding_window", None) is not None:
             raise ConfigurationError(
@@ -77,12 +72,12 @@ class Batch:
                 "attends to a sliding window, which batches of several users do not support",
                 "choose a base model with full attention",
             )
-        self._base = base
         self._tokens = tokens
-        self._injector = injector
-        self._empty = empty_readouts
+        self._decoder = decoder
+        self._empty = decoder.checked(empty_readouts.unsqueeze(0))
         self._stop_ids = stop_ids(base)
-        self._running = _Rows([], injector, empty_readouts)
+        self._checked: dict[Row, CheckedReadouts] = {}  # of rows with a memory
+        self._running = self._rows([])
         self._reading: deque[_Rows] = deque()
         self._choices: dict[Row, Choice] = {}
         self._texts: dict[Row, AnswerText] = {}
@@ -114,10 +109,9 @@ class Batch:
 
     def clear(self) -> None:
         """Let all rows out, after a failure that may have left them half changed."""
-        for rows in (self._running, *self._reading):
-            rows.close()
-        self._running = _Rows([], self._injector, self._empty)
+        self._running = self._rows([])
         self._reading.clear()
+        self._checked.clear()
         self._choices.clear()
         self._texts.clear()
 
@@ -127,8 +121,7 @@ class Batch:
         for row in sorted(joining, key=lambda row: row.unread):
             try:
                 if row.readouts is not None:  # alone: the others must not fail with it
-                    with self._injector.apply(row.readouts.unsqueeze(0)):
-                        pass
+                    self._checked[row] = self._decoder.checked(row.readouts.unsqueeze(0))
             except MemoryServiceError as error:
                 refused.append((row, error))
                 continue
@@ -136,7 +129,7 @@ class Batch:
             self._choices[row] = Choice(row.sampling, row.prompt)
             self._texts[row] = AnswerText(self._tokens.text, row.sampling.stop)
         if group:
-            self._reading.append(_Rows(group, self._injector, self._empty))
+            self._reading.append(self._rows(group))
         return refused
 
     def _read_piece(self, group: "_Rows") -> list[tuple[Row, Item]]:
@@ -148,7 +141,7 @@ class Batch:
         width = min(group.rows[0].unread, PIECE_TOKENS)
         some = group.rows[: max(1, PIECE_TOKENS // width)]
         ids = torch.tensor([row.prompt[row.read : row.read + width] for row in some])
-        logits = self._forward(group, ids)
+        logits = group.logits(ids)
         for row in some:
             row.read += width
         done = [row for row in some if row.unread == 0]
@@ -164,31 +157,12 @@ class Batch:
 
     def _decode(self) -> list[tuple[Row, Item]]:
         rows = list(self._running.rows)
-        logits = self._forward(self._running, torch.tensor([[row.said[-1]] for row in rows]))
+        logits = self._running.logits(torch.tensor([[row.said[-1]] for row in rows]))
         items = self._extend(rows, logits)
         for row in rows:
             if row not in self._choices:
                 self._running.drop(row)
         return items
-
-    def _forward(self, rows: "_Rows", ids: Tensor) -> Tensor:
-        """Run the model on the next tokens of the first rows; logits [row vocabulary]."""
-        kept = rows.key_values
-        positions = kept.expect(*ids.shape)
-
-        def forward() -> Tensor:
-            output = self._base.model(
-                input_ids=ids,
-                attention_mask=kept.mask(self._base.model.dtype),
-                position_ids=positions,
-                past_key_values=kept,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            logits: Tensor = output.logits[:, -1]
-            return logits
-
-        return rows.applied(forward, len(ids))
 
     def _extend(self, rows: Sequence[Row], logits: Tensor) -> list[tuple[Row, Item]]:
         """Choose every row's next token; what became certain, and which rows are finished."""
@@ -245,16 +219,22 @@ class Batch:
     def _forget(self, row: Row) -> None:
         self._choices.pop(row, None)
         self._texts.pop(row, None)
+        self._checked.pop(row, None)
+
+    def _rows(self, rows: list[Row]) -> "_Rows":
+        return _Rows(rows, self._decoder, self._checked, self._empty)
 
 
 class _Rows:
-    """Rows that go through the model together: their keys and values, and their adapters.
+    """Rows that go through the model together: their keys and values, and their adapters."""
 
-    The adapters are applied in a context of their own, entered once for many passes; outside of
-    `applied` nothing of them is in force.
-    """
-
-    def __init__(self, rows: list[Row], injector: Injector, empty: Tensor) -> None:
+    def __init__(
+        self,
+        rows: list[Row],
+        decoder: Decoder,
+        checked: Mapping[Row, CheckedReadouts],
+        empty: CheckedReadouts,
+    ) -> None:
         self.rows = rows
         self.key_values = KeyValues()
         for row in rows:
@@ -262,31 +242,23 @@ class _Rows:
                 self.key_values.open(1)
             else:
                 self.key_values.take(row.kept, 0)
-        self._injector = injector
+        self._decoder = decoder
+        self._checked = checked
         self._empty = empty
-        self._context = copy_context()
-        self._entered = ExitStack()
-        self._applied: list[Row] | None = None
-        # What is abandoned unclosed must not be finalised outside of its context.
-        weakref.finalize(self, self._context.run, self._entered.close)
+        self._joined: list[Row] = []  # the rows that `_readouts` are of
+        self._readouts: CheckedReadouts | None = None
 
-    def applied(self, forward: Callable[[], T], count: int) -> T:
-        """Run a pass of the first `count` rows with their adapters."""
-        rows = self.rows[:count]
-        if self._applied != rows:
-            self.close()
-            if any(row.readouts is not None for row in rows):
-                readouts = torch.stack(
-                    [self._empty if row.readouts is None else row.readouts for row in rows]
-                )
-                self._context.run(self._entered.enter_context, self._injector.apply(readouts))
-            self._applied = list(rows)
-        return self._context.run(forward)
+    def logits(self, ids: Tensor) -> Tensor:
+        """Read the next tokens [row token] of the first rows; logits [row vocabulary] after."""
+        rows = self.rows[: len(ids)]
+        if self._joined != rows:
+            self._joined, self._readouts = rows, self._join_readouts(rows)
+        return self._decoder.logits(ids, self.key_values, self._readouts)
 
-    def close(self) -> None:
-        """Take the adapters out of force."""
-        self._context.run(self._entered.close)
-        self._applied = None
+    def _join_readouts(self, rows: Sequence[Row]) -> CheckedReadouts | None:
+        if all(row not in self._checked for row in rows):
+            return None
+        return CheckedReadouts.join([self._checked.get(row, self._empty) for row in rows])
 
     def take(self, group: "_Rows", index: int) -> None:
         """Let a row in that was read in a group."""
@@ -300,15 +272,16 @@ class _Rows:
         last = self.rows.pop()
         if last is not row:
             self.rows[index] = last
-        self._close_if_empty()
+        self._let_go()
 
     def drop_in_order(self, gone: Sequence[Row]) -> None:
         """Let rows out; the order of the others stays."""
         kept = [index for index, row in enumerate(self.rows) if row not in gone]
         self.key_values.keep(kept)
         self.rows = [self.rows[index] for index in kept]
-        self._close_if_empty()
+        self._let_go()
 
-    def _close_if_empty(self) -> None:
+    def _let_go(self) -> None:
+        """Hold no adapter of a row that left."""
         if not self.rows:
-            self.close()
+            self._joined, self._readouts = [], None

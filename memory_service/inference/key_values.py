@@ -24,7 +24,7 @@ class KeyValues:
 
     def __init__(self) -> None:
         self.lengths: list[int] = []
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> keys, values with room
+        self._kept: dict[int, Tensor] = {}  # layer -> heads of keys, then of values, with room
         self._rows = torch.empty(0, 1, dtype=torch.int64)
         self._positions = torch.empty(0, 0, dtype=torch.int64)
         self._seen = 0
@@ -53,12 +53,15 @@ class KeyValues:
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object
     ) -> tuple[Tensor, Tensor]:
         """Put a pass's keys and values into their places; all that its rows can see."""
-        seen = []
-        kept = self._room(layer_idx, key_states, value_states)
-        for store, new in zip(kept, (key_states, value_states), strict=True):
-            store[self._rows, :, self._positions] = new.transpose(1, 2)
-            seen.append(store[: len(self._rows), :, : self._seen])
-        return seen[0], seen[1]
+        return self.put(torch.cat([key_states, value_states], dim=1), layer_idx)
+
+    def put(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """As `update`, of heads of keys before as many of values [row head token width]."""
+        kept = self._grown(layer, new, len(self.lengths), self._seen)
+        kept[self._rows, :, self._positions] = new.transpose(1, 2)
+        seen = kept[: len(self._rows), :, : self._seen]
+        keys, values = seen.chunk(2, dim=1)
+        return keys, values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before the pass; asked for, not used, as positions and mask are given."""
@@ -68,36 +71,32 @@ class KeyValues:
         """Append a copy of another one's row."""
         length = other.lengths[row]
         self.lengths.append(length)
-        for layer, pair in other._kept.items():
-            mine = self._grown(layer, pair, len(self.lengths), length)
-            for store, theirs in zip(mine, pair, strict=True):
-                store[len(self.lengths) - 1, :, :length] = theirs[row, :, :length]
+        for layer, theirs in other._kept.items():
+            mine = self._grown(layer, theirs, len(self.lengths), length)
+            mine[len(self.lengths) - 1, :, :length] = theirs[row, :, :length]
 
     def cut(self, row: int, length: int) -> None:
         """Keep the first tokens of a row only."""
-        for pair in self._kept.values():
-            for store in pair:
-                store[row, :, length : self.lengths[row]] = 0
+        for store in self._kept.values():
+            store[row, :, length : self.lengths[row]] = 0
         self.lengths[row] = length
 
     def size_bytes(self, tokens: int) -> int:
         """What so many tokens of one row occupy."""
         return sum(
             store.shape[1] * store.shape[3] * store.element_size() * tokens
-            for pair in self._kept.values()
-            for store in pair
+            for store in self._kept.values()
         )
 
     def drop(self, row: int) -> None:
         """End a row: the last one moves into its place, and nothing of it is left."""
         last = len(self.lengths) - 1
         gone, moved = self.lengths[row], self.lengths[last]
-        for pair in self._kept.values():
-            for store in pair:
-                if row != last:
-                    store[row, :, :moved] = store[last, :, :moved]
-                    store[row, :, moved:gone] = 0
-                store[last, :, : moved if row != last else gone] = 0
+        for store in self._kept.values():
+            if row != last:
+                store[row, :, :moved] = store[last, :, :moved]
+                store[row, :, moved:gone] = 0
+            store[last, :, : moved if row != last else gone] = 0
         self.lengths[row] = moved
         self.lengths.pop()
         self._shrink()
@@ -107,44 +106,32 @@ class KeyValues:
         is_suffix = list(rows) == list(range(len(self.lengths) - len(rows), len(self.lengths)))
         chosen = slice(len(self.lengths) - len(rows), None) if is_suffix else torch.tensor(rows)
         self.lengths = [self.lengths[row] for row in rows]
-        self._kept = {
-            layer: (keys[chosen], values[chosen]) for layer, (keys, values) in self._kept.items()
-        }
+        self._kept = {layer: store[chosen] for layer, store in self._kept.items()}
 
     def _shrink(self) -> None:
         """Give back room that is hardly used, so that one long row is not paid for for ever."""
         if not self.lengths:
             self._kept.clear()
         rows, length = len(self.lengths), max(self.lengths, default=0)
-        for layer, pair in self._kept.items():
-            room_rows, _, room_length, _ = pair[0].shape
+        for layer, store in self._kept.items():
+            room_rows, _, room_length, _ = store.shape
             if 4 * rows < room_rows or 2 * length + BLOCK_TOKENS < room_length:
-                keys, values = (store[:rows, :, : length + BLOCK_TOKENS].clone() for store in pair)
-                self._kept[layer] = (keys, values)
+                self._kept[layer] = store[:rows, :, : length + BLOCK_TOKENS].clone()
 
-    def _room(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return self._grown(layer, (keys, values), len(self.lengths), self._seen)
-
-    def _grown(
-        self, layer: int, like: tuple[Tensor, Tensor], rows: int, length: int
-    ) -> tuple[Tensor, Tensor]:
-        """The layer's tensors with room for so many rows and tokens, copied where they must grow.
+    def _grown(self, layer: int, like: Tensor, rows: int, length: int) -> Tensor:
+        """The layer's tensor with room for so many rows and tokens, copied where they must grow.
 
         New room is zero: what is masked is multiplied by zero all the same, and NaN would stay NaN.
         """
         kept = self._kept.get(layer)
-        if kept is not None and kept[0].shape[0] >= rows and kept[0].shape[2] >= length:
+        old_rows, old_length = (0, 0) if kept is None else (kept.shape[0], kept.shape[2])
+        if kept is not None and old_rows >= rows and old_length >= length:
             return kept
-        old_rows, old_length = (kept[0].shape[0], kept[0].shape[2]) if kept is not None else (0, 0)
         length = max(-(-length // BLOCK_TOKENS) * BLOCK_TOKENS, old_length)
         if rows > old_rows:  # rows come one by one: not a copy of all for each of them
             rows = max(rows, 2 * old_rows)
-        made = []
-        for index, one in enumerate(like):
-            shape = (max(rows, old_rows), one.shape[1], length, one.shape[3])
-            store = one.new_zeros(shape)
-            if kept is not None:
-                store[:old_rows, :, :old_length] = kept[index]
-            made.append(store)
-        self._kept[layer] = (made[0], made[1])
-        return self._kept[layer]
+        store = like.new_zeros(max(rows, old_rows), like.shape[1], length, like.shape[3])
+        if kept is not None:
+            store[:old_rows, :, :old_length] = kept
+        self._kept[layer] = store
+        return store

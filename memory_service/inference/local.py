@@ -13,6 +13,7 @@ from memory_service.errors import InvalidInput, MemoryServiceError
 from memory_service.generator.injection import Injector
 from memory_service.inference.base_models import BaseModel
 from memory_service.inference.batch import Batch, Item, Row
+from memory_service.inference.decoder import Decoder
 from memory_service.inference.tokens import Tokens
 
 
@@ -23,11 +24,17 @@ class LocalBackend:
     """
 
     def __init__(
-        self, base: BaseModel, tokens: Tokens, injector: Injector, empty_readouts: Tensor
+        self,
+        base: BaseModel,
+        tokens: Tokens,
+        injector: Injector,
+        decoder: Decoder,
+        empty_readouts: Tensor,
     ) -> None:
         self._base = base
         self._tokens = tokens
         self._injector = injector
+        self._decoder = decoder
         self._empty = empty_readouts  # [layer key value], all zero: no memory
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
@@ -114,7 +121,7 @@ class LocalBackend:
 
     def _run(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Item]]:
         """Answer rows in a batch of their own."""
-        batch = Batch(self._base, self._tokens, self._injector, self._empty)
+        batch = Batch(self._base, self._tokens, self._decoder, self._empty)
         try:
             yield from batch.step(rows, [])
             while batch.rows:

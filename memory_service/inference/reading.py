@@ -18,6 +18,7 @@ from memory_service.errors import InvalidInput, MemoryServiceError
 from memory_service.generator.injection import Injector
 from memory_service.inference.base_models import BaseModel
 from memory_service.inference.batch import PIECE_TOKENS, Batch, Row
+from memory_service.inference.decoder import Decoder
 from memory_service.inference.key_values import KeyValues
 from memory_service.inference.tokens import Tokens
 
@@ -54,11 +55,17 @@ class Reader:
     """
 
     def __init__(
-        self, base: BaseModel, tokens: Tokens, injector: Injector, empty_readouts: Tensor
+        self,
+        base: BaseModel,
+        tokens: Tokens,
+        injector: Injector,
+        decoder: Decoder,
+        empty_readouts: Tensor,
     ) -> None:
         self._base = base
         self._tokens = tokens
         self._injector = injector
+        self._decoder = decoder
         self._empty = empty_readouts
 
     def fits(self, messages: Sequence[Message], new_tokens: int) -> bool:
@@ -117,7 +124,7 @@ class Reader:
             row = Row(list(one.prompt), one.readouts, sampling)
             row.read, row.kept = len(one.prompt) - 1, one.key_values
             rows.append(row)
-        batch = Batch(self._base, self._tokens, self._injector, self._empty)
+        batch = Batch(self._base, self._tokens, self._decoder, self._empty)
         answers: dict[Row, Generation] = {}
         joining = rows
         try:

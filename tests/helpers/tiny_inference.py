@@ -8,6 +8,7 @@ from memory_service.generator.config import GeneratorConfig
 from memory_service.generator.generator import Generator
 from memory_service.generator.injection import Injector
 from memory_service.inference.base_models import BaseModel
+from memory_service.inference.decoder import Decoder, make_decoder
 from memory_service.inference.encoder import LocalEncoder
 from memory_service.inference.local import LocalBackend
 from memory_service.inference.reading import Reader
@@ -24,6 +25,7 @@ class TinyInference:
     tokens: Tokens
     generator: Generator
     injector: Injector
+    decoder: Decoder
     encoder: LocalEncoder
     backend: LocalBackend
     reader: Reader
@@ -43,6 +45,7 @@ def tiny_inference(
     base = base or tiny_base()
     generator = tiny_generator(config, seed)
     injector = Injector(base.model, generator)
+    decoder = make_decoder(base.model, generator, injector)
     tokens = Tokens(base)
     empty = generator.read_out(generator.empty_state())
     return TinyInference(
@@ -50,7 +53,8 @@ def tiny_inference(
         tokens=tokens,
         generator=generator,
         injector=injector,
+        decoder=decoder,
         encoder=LocalEncoder(base, tokens, generator, injector),
-        backend=LocalBackend(base, tokens, injector, empty),
-        reader=Reader(base, tokens, injector, empty),
+        backend=LocalBackend(base, tokens, injector, decoder, empty),
+        reader=Reader(base, tokens, injector, decoder, empty),
     )

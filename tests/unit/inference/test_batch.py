@@ -13,6 +13,7 @@ from memory_service.domain.messages import Ending, Generation, Sampling
 from memory_service.errors import ConfigurationError, NumericalError
 from memory_service.inference import batch as batch_module
 from memory_service.inference.batch import Batch, Row
+from memory_service.inference.decoder import Decoder, ModuleDecoder
 from tests.helpers.tiny_generator import DOWN_PROJ, O_PROJ, random_readouts, tiny_config
 from tests.helpers.tiny_inference import TinyInference, tiny_base, tiny_inference
 from tests.helpers.tiny_model import tiny_mistral
@@ -22,11 +23,12 @@ NEAR_TIE = 1e-4
 
 TINY = tiny_inference(tiny_config(modules=(O_PROJ, DOWN_PROJ)))
 ADAPTERS = list(3 * random_readouts(TINY.generator, 6))
+DECODERS: list[Decoder] = [TINY.decoder, ModuleDecoder(TINY.base.model, TINY.injector)]
 
 
-def new_batch(tiny: TinyInference = TINY) -> Batch:
+def new_batch(tiny: TinyInference = TINY, decoder: Decoder | None = None) -> Batch:
     empty = tiny.generator.read_out(tiny.generator.empty_state())
-    return Batch(tiny.base, tiny.tokens, tiny.injector, empty)
+    return Batch(tiny.base, tiny.tokens, decoder or tiny.decoder, empty)
 
 
 def row(prompt: list[int], adapter: torch.Tensor | None = None, **sampling) -> Row:
@@ -89,13 +91,14 @@ ROWS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("decoder", DECODERS, ids=lambda one: type(one).__name__)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_batched_is_alone_whoever_joins_and_leaves(data):
+def test_batched_is_alone_whoever_joins_and_leaves(decoder, data):
     arriving = data.draw(st.lists(st.lists(ROWS, max_size=4), min_size=1, max_size=6))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch_module, "PIECE_TOKENS", data.draw(st.integers(1, 24)))
-        batch, ran = new_batch(), Ran()
+        batch, ran = new_batch(decoder=decoder), Ran()
         inside: list[Row] = []
         cancelled: set[Row] = set()
         for joining in arriving:

@@ -50,7 +50,7 @@ class Watching:
 class Setup:
     def __init__(self, **limits) -> None:
         empty = TINY.generator.read_out(TINY.generator.empty_state())
-        self.batch = Batch(TINY.base, TINY.tokens, TINY.injector, empty)
+        self.batch = Batch(TINY.base, TINY.tokens, TINY.decoder, empty)
         self.compute, self.watch = Compute(), Watching()
         self.engine = Engine(
             self.batch, TINY.tokens, 4096, self.compute.run, Limits(**limits), self.watch
@@ -231,15 +231,13 @@ async def test_a_broken_adapter_fails_alone(setup):
 
 
 async def test_a_failing_step_fails_its_requests_and_not_the_next_ones(setup, monkeypatch):
-    forward = TINY.base.model.forward
-
-    def fail(**_):
+    def fail(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(TINY.base.model, "forward", fail)
-    with pytest.raises(Unavailable, match="could not make the answer"):
-        await setup.answer()
-    monkeypatch.setattr(TINY.base.model, "forward", forward)
+    with monkeypatch.context() as patch:
+        patch.setattr(TINY.decoder, "logits", fail)
+        with pytest.raises(Unavailable, match="could not make the answer"):
+            await setup.answer()
     assert isinstance(await setup.answer(), Generation)
 
 

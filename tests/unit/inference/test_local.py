@@ -62,7 +62,7 @@ def stream(backend: LocalBackend, text="Hi", readouts=None, sampling=GREEDY) -> 
 def tokens_of(tiny: TinyInference, text: str, readouts=None, sampling=GREEDY) -> list[int]:
     ids = tiny.tokens.prompt_ids(prompt(text))
     row = Row(ids, readouts, sampling)
-    batch = Batch(tiny.base, tiny.tokens, tiny.injector, tiny.backend._empty)
+    batch = Batch(tiny.base, tiny.tokens, tiny.decoder, tiny.backend._empty)
     batch.step([row], [])
     while batch.rows:
         batch.step([], [])
@@ -319,8 +319,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, shares):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_logits_that_are_no_numbers(plain, monkeypatch, bad):
-    head = plain.base.model.get_output_embeddings()
-    monkeypatch.setattr(head, "forward", lambda hidden: torch.full((*hidden.shape[:2], 259), bad))
+    monkeypatch.setattr(plain.decoder, "logits", lambda ids, *_: torch.full((len(ids), 259), bad))
     with pytest.raises(NumericalError, match="logits"):
         stream(plain.backend)
 
