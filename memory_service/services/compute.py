@@ -1,6 +1,8 @@
 """One worker thread for everything that runs torch, so that requests queue instead of thrash."""
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,9 @@ _END = object()
 _STREAM_AHEAD = 64
 """Items a stream may be ahead of its reader."""
 
+_NICENESS = 10
+"""Of the worker, where threads have one; 0 is usual, 19 the least."""
+
 _LOOK_UP_S = 0.1
 """How often a stream that is far ahead looks whether its reader is gone."""
 
@@ -23,7 +28,9 @@ class Compute:
     """Runs blocking model calls one after another, off the event loop."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._executor = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="compute", initializer=_give_way
+        )
         self._closed = threading.Event()
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -58,6 +65,16 @@ class Compute:
         """Let the running call finish, stop the running stream, and take no more."""
         self._closed.set()
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _give_way() -> None:
+    """Let other threads run first: an append takes microseconds and must not wait for a token.
+
+    On Linux a thread has a priority of its own, and torch's workers inherit it. Elsewhere it is the
+    process's, and nothing changes.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 class _Stream(Generic[T]):

@@ -2,11 +2,14 @@
 
 The metadata names the format, the fingerprint, the dtype the tensor has in memory, its shape and
 the SHA-256 of the stored numbers. Sums are int64 in memory and, in most memories, small: they are
-stored in the narrowest integers that hold them, which is exact and a quarter of the bytes.
+stored in the narrowest integers that hold them, which is exact and half or a quarter of the bytes;
+of a sum of zeros, which every memory begins with, only the shape is stored.
 """
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 
 import safetensors.torch
 import torch
@@ -23,6 +26,8 @@ FORMAT = "memory-service/1"
 """Name of this encoding of tensors."""
 
 _NARROW = (torch.int16, torch.int32)
+_MOST_NUMBERS = 2**30
+_NOTHING = torch.empty(0, dtype=_NARROW[0])
 _READOUT_DTYPES = (torch.bfloat16, torch.float32)
 
 
@@ -34,7 +39,8 @@ def pack_sum(total: Tensor, fingerprint: Fingerprint) -> bytes:
     """
     if total.dtype != torch.int64:
         raise InvalidInput("state", str(total.dtype), "must be int64")
-    return _pack(total, total.to(_narrowest(total)), fingerprint)
+    stored = total.to(_narrowest(total)) if total.any() else _NOTHING
+    return _pack(total, stored, fingerprint)
 
 
 def unpack_sum(data: bytes, fingerprint: Fingerprint, subject: str) -> Tensor:
@@ -114,8 +120,8 @@ def _pack(logical: Tensor, stored: Tensor, fingerprint: Fingerprint) -> bytes:
         "format": FORMAT,
         "fingerprint": fingerprint.digest,
         "dtype": _name(logical.dtype),
-        "shape": json.dumps(list(stored.shape)),
-        "digest": _content_digest(stored),
+        "shape": json.dumps(list(logical.shape)),
+        "digest": _content_digest(stored, logical.shape),
     }
     return _in_order(safetensors.torch.save({"tensor": stored}, metadata))
 
@@ -139,6 +145,7 @@ def _unpack(
         tensor: Tensor = safetensors.torch.load(data)["tensor"]
         written = {key: str(metadata[key]) for key in ("format", "fingerprint", "dtype", "shape")}
         content_digest = metadata["digest"]
+        shape = [int(size) for size in json.loads(metadata["shape"])]
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise IncompatibleState(subject, "its stored bytes are damaged", REBUILD) from error
     dtypes = {_name(dtype): dtype for dtype in logical}
@@ -147,9 +154,9 @@ def _unpack(
         problem = f"its bytes are in format {written['format'][:40]!r} instead of {FORMAT!r}"
     elif written["dtype"] not in dtypes or tensor.dtype not in stored:
         problem = f"it holds {written['dtype'][:20]} numbers instead of {' or '.join(dtypes)}"
-    elif written["shape"] != json.dumps(list(tensor.shape)):
+    elif shape != list(tensor.shape) and (tensor.shape != _NOTHING.shape or not _is_shape(shape)):
         problem = f"it has shape {list(tensor.shape)} instead of {written['shape'][:60]}"
-    elif content_digest != _content_digest(tensor):
+    elif content_digest != _content_digest(tensor, shape):
         problem = "its stored bytes are damaged (their digest differs)"
     elif written["fingerprint"] != fingerprint.digest:
         problem = (
@@ -157,7 +164,13 @@ def _unpack(
         )
     if problem:
         raise IncompatibleState(subject, problem, REBUILD)
-    return tensor.to(dtypes[written["dtype"]])
+    dtype = dtypes[written["dtype"]]
+    return tensor.to(dtype) if tensor.numel() else torch.zeros(shape, dtype=dtype)
+
+
+def _is_shape(shape: Sequence[int]) -> bool:
+    """Whether it can be a sum's: what is not stored must not fill the memory when it is read."""
+    return min(shape, default=-1) >= 0 and math.prod(shape) <= _MOST_NUMBERS
 
 
 def _metadata(data: bytes) -> dict[str, str]:
@@ -177,8 +190,8 @@ def _narrowest(total: Tensor) -> torch.dtype:
     return torch.int64
 
 
-def _content_digest(stored: Tensor) -> str:
-    content = hashlib.sha256(f"{_name(stored.dtype)} {list(stored.shape)}".encode())
+def _content_digest(stored: Tensor, shape: Sequence[int]) -> str:
+    content = hashlib.sha256(f"{_name(stored.dtype)} {list(shape)}".encode())
     content.update(stored.reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
 

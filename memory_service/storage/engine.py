@@ -32,6 +32,12 @@ CONNECT_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_S = 60.0
 """How long one statement may take on PostgreSQL, before its connection is taken for dead."""
 
+CACHE_KIB = 32_000
+"""SQLite's memory for pages, of a connection: a version of several megabytes is written at once."""
+
+LOG_PAGES = 10_000
+"""SQLite's log is copied into the file beyond so many pages, within a commit; see `Transaction`."""
+
 _BEGIN = "memory_service_begin"
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
@@ -82,6 +88,8 @@ def create_engine(
         "synchronous = FULL",
         f"foreign_keys = {'ON' if foreign_keys else 'OFF'}",
         "secure_delete = ON",
+        f"cache_size = -{CACHE_KIB}",
+        f"wal_autocheckpoint = {LOG_PAGES}",
     )
 
     @event.listens_for(engine.sync_engine, "connect")

@@ -9,14 +9,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from memory_service.storage.engine import create_sessions
 from memory_service.storage.keys import Keys
 from memory_service.storage.repositories import Memories
-from memory_service.storage.transaction import Transaction
+from memory_service.storage.transaction import Transaction, Writers
 
 
 class UnitOfWork:
     """One transaction; leaving the block without commit rolls back."""
 
-    def __init__(self, engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession]) -> None:
-        self._transaction = Transaction(engine, sessions)
+    def __init__(
+        self, engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession], writers: Writers
+    ) -> None:
+        self._transaction = Transaction(engine, sessions, writers)
         self._memories = Memories(self._transaction)
         self._keys = Keys(self._transaction)
 
@@ -52,5 +54,5 @@ class UnitOfWork:
 
 def unit_factory(engine: AsyncEngine) -> Callable[[], UnitOfWork]:
     """Make `open_unit` for one engine."""
-    sessions = create_sessions(engine)
-    return lambda: UnitOfWork(engine, sessions)
+    sessions, writers = create_sessions(engine), Writers()
+    return lambda: UnitOfWork(engine, sessions, writers)

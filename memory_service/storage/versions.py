@@ -183,6 +183,7 @@ class Versions(Quarantine):
         fingerprint = change.state.fingerprint
         readouts = await asyncio.to_thread(codec.pack_readouts, change.readouts, fingerprint)
         version = change.expected_version + 1
+        self._transaction.expect_megabytes()
         user_id = await self._advance(memory_id, change.expected_version)
         await self._replace_chunks(memory_id, user_id, version, change)
         await self._settle_sessions(memory_id, user_id, change)

@@ -230,3 +230,35 @@ async def test_a_copy_of_the_file_is_a_backup(sqlite_path: Path, tmp_path: Path)
     shutil.copy(sqlite_path, tmp_path / "backup.db")
     async with units(f"sqlite:///{tmp_path}/backup.db") as open_unit:
         assert await turns(open_unit) == 1
+
+
+async def test_writers_of_one_process_queue_and_lose_nothing(sqlite_path: Path) -> None:
+    inside: set[int] = set()
+
+    async def append(open_unit: OpenUnit, number: int) -> None:
+        async with open_unit() as unit:
+            await unit.memories.add_turns(ANN, [turn(number)])
+            inside.add(number)
+            assert len(inside) == 1
+            await asyncio.sleep(0.002)
+            inside.remove(number)
+            await unit.commit()
+
+    async with units(f"sqlite:///{sqlite_path}") as open_unit:
+        await asyncio.gather(*(append(open_unit, number) for number in range(20)))
+        assert await turns(open_unit) == 20
+
+
+async def test_a_writer_that_gives_up_in_the_queue_holds_nobody_up(sqlite_path: Path) -> None:
+    async with units(f"sqlite:///{sqlite_path}") as open_unit:
+        async with open_unit() as first:
+            await first.memories.add_turns(ANN, [turn(1)])
+            waiting = asyncio.create_task(add(open_unit, 2))
+            await asyncio.sleep(0.02)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await first.commit()
+        async with asyncio.timeout(1):
+            await add(open_unit, 3)
+        assert await turns(open_unit) == 2

@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -86,6 +87,24 @@ def test_tensors_that_are_not_contiguous_come_back() -> None:
 def test_empty_sums_come_back() -> None:
     total = torch.zeros(0, 3, dtype=torch.int64)
     assert unpack_sum(pack_sum(total, FINGERPRINT), FINGERPRINT, SUBJECT).shape == (0, 3)
+
+
+def test_of_zeros_only_the_shape_is_stored() -> None:
+    total = torch.zeros(6, 512, 768, dtype=torch.int64)
+    data = pack_sum(total, FINGERPRINT)
+    assert len(data) < 600
+    assert unpack_sum(data, FINGERPRINT, SUBJECT).equal(total)
+
+
+@pytest.mark.parametrize("shape", [[2**20, 2**20, 1], [-1, -1, 1], [4], []])
+def test_a_shape_that_no_sum_has_is_refused(shape: list[int]) -> None:
+    data = pack_sum(torch.zeros(1, 2, 3, dtype=torch.int64), FINGERPRINT)
+    written, planted = json.dumps([1, 2, 3]), json.dumps(shape)
+    size = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + size].decode().replace(written, planted).rstrip().encode()
+    damaged = len(header).to_bytes(8, "little") + header + data[8 + size :]
+    with pytest.raises(IncompatibleState):
+        unpack_sum(damaged, FINGERPRINT, SUBJECT)
 
 
 def test_every_flipped_bit_is_noticed() -> None:
