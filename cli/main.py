@@ -29,6 +29,7 @@ from memory_service.errors import (
     NotFound,
     NumericalError,
     Overloaded,
+    QuotaExceeded,
     Rejected,
     StateConflict,
     Timeout,
@@ -50,6 +51,7 @@ EXIT_CODES: dict[type[MemoryServiceError], int] = {
     Overloaded: 13,
     Unauthenticated: 14,
     Forbidden: 15,
+    QuotaExceeded: 16,
 }
 """Exit code of every error class; 0 is success."""
 

@@ -1,5 +1,6 @@
-"""`memory tenants`: delete one."""
+"""`memory tenants`: what one may keep; delete one."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from memory_cli import output
 from memory_cli.opening import opened_store
 from memory_cli.options import EXIT_DECLINED, Json, Yes
+from memory_service.domain.quotas import Quota, Usage
 from memory_service.settings import read_settings
 
 app = typer.Typer(help="Who owns memories.", no_args_is_help=True, rich_markup_mode=None)
@@ -15,6 +17,54 @@ app = typer.Typer(help="Who owns memories.", no_args_is_help=True, rich_markup_m
 @app.callback()
 def _group() -> None:
     pass
+
+
+@app.command("quota")
+def quota(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose; may be new.")],
+    users: Annotated[
+        str | None, typer.Option(metavar="N|none", help="The most users; none is no limit.")
+    ] = None,
+    turns: Annotated[
+        str | None, typer.Option(metavar="N|none", help="The most turns of all users.")
+    ] = None,
+    text_bytes: Annotated[
+        str | None,
+        typer.Option("--bytes", metavar="N|none", help="The most bytes of all turns' texts."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what TENANT keeps and may keep; with options, change what it may keep.
+
+    What is there already stays; turns and users beyond a limit are refused whole.
+    """
+    given = {"users": users, "turns": turns, "text_bytes": text_bytes}
+    limits = {name: _limit(name, value) for name, value in given.items() if value is not None}
+    with opened_store(read_settings()) as store:
+        quotas = store.it.quotas
+        found = store.run(quotas.change(tenant, limits) if limits else quotas.show(tenant))
+    _show_quota(tenant, *found, as_json=as_json)
+
+
+def _limit(name: str, value: str) -> int | None:
+    if value == "none":
+        return None
+    if not value.isdecimal():
+        option = "bytes" if name == "text_bytes" else name
+        raise typer.BadParameter(f"--{option} is {value!r} and must be a number or none")
+    return int(value)
+
+
+def _show_quota(tenant: str, limits: Quota, kept: Usage, *, as_json: bool) -> None:
+    if as_json:
+        output.show_json({"tenant": tenant, "kept": asdict(kept), "limits": asdict(limits)})
+        return
+    rows = []
+    for name, amount in asdict(kept).items():
+        limit = getattr(limits, name)
+        shown = "no limit" if limit is None else f"{limit:,}"
+        rows.append((name.replace("_", " "), f"{amount:,}", shown))
+    output.show_table(["what", "kept ", "may keep "], rows)
 
 
 @app.command("delete")

@@ -19,6 +19,7 @@ from memory_service.services.forget import Forget
 from memory_service.services.inspect import Inspect
 from memory_service.services.keys import Keys
 from memory_service.services.ports import Backend, OpenUnit
+from memory_service.services.quotas import Quotas
 from memory_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Store:
     export_memory: ExportMemory
     read_archive: Callable[[Path], "Archive"]
     keys: Keys
+    quotas: Quotas
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
             export_memory=ExportMemory(open_unit, write_archive),
             read_archive=read_archive,
             keys=Keys(open_unit),
+            quotas=Quotas(open_unit),
         )
     finally:
         await engine.dispose()

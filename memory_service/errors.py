@@ -7,6 +7,7 @@
     ├── IncompatibleState   a state or adapter made by another generator, base model or chunking
     ├── Unauthenticated     who asks is not known
     ├── Forbidden           who asks may not do this
+    ├── QuotaExceeded       a tenant would keep more than it may
     ├── NumericalError      NaN, Inf, overflow, or a matrix that cannot be solved
     ├── ConfigurationError  settings or files of this installation are wrong
     └── BackendError        a part we depend on did not do its work
@@ -92,6 +93,22 @@ class Forbidden(MemoryServiceError):
         self.action = action
         self.scope = scope
         super().__init__(f"{action}: needs a key with the scope {scope}")
+
+
+class QuotaExceeded(MemoryServiceError):
+    """A tenant would keep more than it may; nothing was stored."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, tenant: str, what: str, amount: int, limit: int) -> None:
+        self.tenant = tenant
+        self.what = what
+        self.amount = amount
+        self.limit = limit
+        super().__init__(
+            f"tenant {tenant}: would keep {amount:,} {what} where its quota is {limit:,}; forget "
+            "some, or let the operator raise it with `memory tenants quota`"
+        )
 
 
 class NumericalError(MemoryServiceError):

@@ -20,6 +20,7 @@ from memory_service.errors import (
     NotFound,
     NumericalError,
     Overloaded,
+    QuotaExceeded,
     Rejected,
     StateConflict,
     Timeout,
@@ -31,6 +32,7 @@ STATUS: dict[type[MemoryServiceError], int] = {
     InvalidInput: 400,
     Unauthenticated: 401,
     Forbidden: 403,
+    QuotaExceeded: 403,  # not 429: clients would try again
     NotFound: 404,
     StateConflict: 409,
     IncompatibleState: 409,

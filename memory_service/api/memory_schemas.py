@@ -114,6 +114,34 @@ class UsersPage(BaseModel):
     next: str | None
 
 
+class UsageBody(BaseModel):
+    """What a tenant keeps."""
+
+    users: int
+    turns: int
+    text_bytes: int
+
+
+class LimitsBody(BaseModel):
+    """The most that a tenant may keep; null is no limit."""
+
+    users: int | None
+    turns: int | None
+    text_bytes: int | None
+
+
+class QuotaBody(BaseModel):
+    """What a tenant keeps and may keep."""
+
+    model_config = shown(
+        kept={"users": 12, "turns": 3410, "text_bytes": 402113},
+        limits={"users": None, "turns": 100000, "text_bytes": None},
+    )
+
+    kept: UsageBody
+    limits: LimitsBody
+
+
 class OverviewBody(UserBody):
     """A user's memory in numbers."""
 

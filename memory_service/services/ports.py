@@ -15,6 +15,7 @@ from memory_service.domain.chunks import Chunk
 from memory_service.domain.keys import ApiKey
 from memory_service.domain.memory import Fingerprint, MemoryId
 from memory_service.domain.messages import AppliedAdapter, Generation, Message, Sampling
+from memory_service.domain.quotas import Quota, Usage
 from memory_service.domain.records import (
     Arrival,
     Erased,
@@ -70,7 +71,16 @@ class Memories(Protocol):
 
         Raises:
             StateConflict: an id is known with another text, role, time or session.
+            QuotaExceeded: the tenant would keep more than it may.
         """
+        ...
+
+    async def quota(self, tenant: str) -> tuple[Quota, Usage]:
+        """What a tenant may keep and what it keeps. Raises NotFound for an unknown tenant."""
+        ...
+
+    async def set_quota(self, tenant: str, quota: Quota) -> None:
+        """Limit what a tenant may keep, from its next turn on; the tenant may be new."""
         ...
 
     async def head(self, memory_id: MemoryId) -> Head:

@@ -10,7 +10,8 @@ from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Erased
 from memory_service.domain.tombstones import Tombstones, new_key, tombstone
 from memory_service.errors import NotFound
-from memory_service.storage.queries import TABLES, Queries, batches, lost
+from memory_service.storage.queries import TABLES, batches, lost
+from memory_service.storage.quotas import Quotas
 from memory_service.storage.tables import (
     AdapterRow,
     ChunkRow,
@@ -28,7 +29,7 @@ Range = tuple[int, int]
 """Versions from the first until before the second."""
 
 
-class Erasure(Queries):
+class Erasure(Quotas):
     """Queries that delete. What they deleted is also wiped from SQLite's write-ahead log."""
 
     async def erase_turns(self, memory_id: MemoryId, turn_ids: Collection[str]) -> Erased:
@@ -44,14 +45,16 @@ class Erasure(Queries):
         user_id, _ = await self._lock(memory_id)
         homes: dict[str, int] = {}
         active: Counter[int] = Counter()
+        text_bytes = 0
         for batch in batches(sorted(set(turn_ids))):
-            for turn_id, session_id, is_aside in await self._transaction.read(
-                select(TurnRow.turn_id, TurnRow.session_id, TurnRow.is_aside).where(
+            for turn_id, session_id, is_aside, said in await self._transaction.read(
+                select(TurnRow.turn_id, TurnRow.session_id, TurnRow.is_aside, TurnRow.text).where(
                     TurnRow.user_id == user_id, TurnRow.turn_id.in_(batch)
                 )
             ):
                 homes[turn_id] = session_id
                 active[session_id] += not is_aside
+                text_bytes += len(said.encode())
         if not homes:
             raise NotFound("turn", ", ".join(sorted(turn_ids)))
         held = await self._rewrite_chunks(memory_id, user_id, homes)
@@ -61,6 +64,7 @@ class Erasure(Queries):
             await self._transaction.write(
                 delete(TurnRow).where(TurnRow.user_id == user_id, TurnRow.turn_id.in_(batch))
             )
+        await self._keep_count(user_id, -len(homes), -text_bytes)
         sessions = await self._shrink_sessions(active)
         self._transaction.erase_at_commit()
         return Erased(len(homes), sessions, len(held), adapters)

@@ -40,6 +40,7 @@ from memory_service.storage.queries import (
     total,
     turns_where,
 )
+from memory_service.storage.quotas import bytes_of
 from memory_service.storage.recent import Recent
 from memory_service.storage.search import Search
 from memory_service.storage.tables import (
@@ -59,6 +60,7 @@ class Memories(Recent, Search, Versions, Erasure):
 
         Raises:
             StateConflict: an id is known with another text, role, time or session.
+            QuotaExceeded: the tenant would keep more than it may.
         """
         if not turns:
             return []
@@ -80,7 +82,10 @@ class Memories(Recent, Search, Versions, Erasure):
             else:
                 raise _turn_conflict(earlier, turn)
         if added:
-            await self._insert_turns(user_id, list(added.values()))
+            new = list(added.values())
+            await self._insert_turns(user_id, new)
+            await self._keep_count(user_id, len(new), bytes_of(new))
+            await self._require_quota(memory_id.tenant, "turns", "text_bytes")
         return arrivals
 
     async def bury(self, memory_id: MemoryId, tombstones: Tombstones) -> None:
@@ -288,6 +293,7 @@ class Memories(Recent, Search, Versions, Erasure):
             TABLES["users"],
             {"tenant_id": tenant, "name": memory_id.user, "version": 0, "created_at": now()},
         )
+        await self._require_quota(memory_id.tenant, "users")
 
     async def _turns_by_id(self, user_id: int, turn_ids: Iterable[str]) -> dict[str, Turn]:
         found = {}

@@ -70,7 +70,7 @@ class Base(DeclarativeBase):
 
 
 class TenantRow(Base):
-    """Who owns the data."""
+    """Who owns the data, and the most of it (`domain.quotas`); NULL is no limit."""
 
     __tablename__ = "tenants"
     __table_args__ = (UniqueConstraint("name"),)
@@ -78,6 +78,9 @@ class TenantRow(Base):
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     name: Mapped[str] = mapped_column(Name)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    max_users: Mapped[int | None] = mapped_column(BigInteger)
+    max_turns: Mapped[int | None] = mapped_column(BigInteger)
+    max_text_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class ApiKeyRow(Base):
@@ -94,7 +97,10 @@ class ApiKeyRow(Base):
 
 
 class UserRow(Base):
-    """Who is remembered. `version` is what two writers compare and swap."""
+    """Who is remembered. `version` is what two writers compare and swap.
+
+    `kept_turns` and `kept_bytes` (of their texts) count all kept turns, also those set aside.
+    """
 
     __tablename__ = "users"
     __table_args__ = (UniqueConstraint("tenant_id", "name"),)
@@ -104,6 +110,8 @@ class UserRow(Base):
     name: Mapped[str] = mapped_column(Name)
     version: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    kept_turns: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    kept_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
 
 class SessionRow(Base):

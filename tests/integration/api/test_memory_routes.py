@@ -336,3 +336,23 @@ async def test_every_operation_has_examples_an_answers_form_and_error_bodies(api
                 assert shown["example"]["error"]["message"], (where, status)
                 assert shown["schema"]["$ref"].endswith("ErrorBody"), (where, status)
     assert seen >= 20
+
+
+async def test_a_quota_is_shown_and_kept_to(api: Api) -> None:
+    before = (await api.http.get("/v1/memory/quota")).json()
+    assert before == {
+        "kept": {"users": 0, "turns": 0, "text_bytes": 0},
+        "limits": {"users": None, "turns": None, "text_bytes": None},
+    }
+    await append(api, "my dog is Rex")
+    await api.service.store.quotas.change("default", {"turns": 1})
+    response = await api.http.post(f"{ANN}/turns", json={"turns": [{"text": "and a cat"}]})
+    error(response, 403, "quota_exceeded")
+    assert await api.texts("ann") == ["my dog is Rex"]
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "user": "ann", "max_tokens": 2}
+    refused = await api.http.post("/v1/chat/completions", json={"model": api.model, **chat})
+    assert refused.status_code == 403
+    reading = {**chat, "model": api.model, "memory": {"mode": "read"}}
+    assert (await api.http.post("/v1/chat/completions", json=reading)).status_code == 200
+    after = (await api.http.get("/v1/memory/quota")).json()
+    assert after["kept"] == {"users": 1, "turns": 1, "text_bytes": 13}

@@ -44,3 +44,19 @@ def test_it_asks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "confirm", lambda question: "1 user with 1 turn" not in question)
     assert run("tenants", "delete", "default", code=1).err == "nothing was deleted\n"
     assert len(run("users", "list", "--json").json) == 1
+
+
+def test_a_quota_is_set_shown_and_kept_to(home: Path) -> None:
+    run("tenants", "quota", "default", code=4)
+    set_ = run("tenants", "quota", "default", "--turns", "1", "--bytes", "1000", "--json").json
+    assert set_["limits"] == {"users": None, "turns": 1, "text_bytes": 1000}
+    run("turns", "append", "ann", "my dog is Rex", "--id", "t1")
+    refused = run("turns", "append", "ann", "and my cat is Tom", code=16)
+    assert "would keep 2 turns where its quota is 1" in refused.err
+    assert len(run("turns", "list", "ann", "--json").json) == 1
+    run("tenants", "quota", "default", "--turns", "none")
+    run("turns", "append", "ann", "and my cat is Tom")
+    shown = run("tenants", "quota", "default").out
+    assert "no limit" in shown
+    assert "1,000" in shown
+    assert "--turns is 'many'" in run("tenants", "quota", "default", "--turns", "many", code=2).err

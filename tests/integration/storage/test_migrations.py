@@ -23,7 +23,7 @@ from memory_service.storage.tables import Base, is_declared
 from memory_service.storage.unit_of_work import unit_factory
 from tests.integration.storage.records import ANN, change, chunk, revisions, turn
 
-HEAD = "0005"
+HEAD = "0006"
 
 
 def tables(url: str) -> set[str]:
@@ -106,6 +106,18 @@ def test_turns_kept_before_there_was_a_search_are_found(empty_database_url: str)
         upgrade(url)
         assert asyncio.run(found()) == [turn(1).id]
     assert on_database(url, lambda on: on.scalar(text(chunks))) == 1
+    assert on_database(url, differences) == []
+
+
+def test_what_was_kept_before_there_were_quotas_is_counted(empty_database_url: str) -> None:
+    url = empty_database_url
+    upgrade(url)
+    asyncio.run(remember(url))
+    downgrade(url, "0005")
+    on_database(url, lambda on: on.execute(text("UPDATE turns SET text = 'fünf'")))
+    upgrade(url)
+    counted = "SELECT kept_turns, kept_bytes FROM users"
+    assert on_database(url, lambda on: tuple(on.execute(text(counted)).one())) == (1, 5)
     assert on_database(url, differences) == []
 
 
