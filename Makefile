@@ -10,7 +10,7 @@ MYPY_PATH := build/mypy
 # Waiting threads that spin slow down whatever else runs on the machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo setup model test test-rows test-document load test-crash bench bench-serve bench-train check fix docs
+.PHONY: help demo setup model test test-rows test-document load test-crash bench bench-serve bench-store bench-train check fix docs
 
 help:
 	@echo "make demo    a dialogue into a memory, its questions four ways side by side"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-document  schemathesis on the OpenAPI document: no 5xx; counts printed"
 	@echo "make load    50 people for five minutes, the server killed in the middle; counts printed"
 	@echo "make bench-serve  figures of serving, docs/serving-benchmarks.md; goes on where it was"
+	@echo "make bench-store  the store on SQLite and PostgreSQL, docs/store-benchmarks.md"
 	@echo "make bench-train  questions a second in training, and the share of the matrix peak"
 	@echo "make bench   evaluations of docs/benchmarks.md, and the page again (LIMIT=60 people: under"
 	@echo "             20 minutes; DMR=FILE and MEMBENCH=FILE for dialogues); goes on where it was"
@@ -62,6 +63,9 @@ bench: $(INSTALLED) model
 
 bench-serve: $(INSTALLED_DEV) model
 	PYTHONPATH=. $(BIN)/python docs/bench_serve.py
+
+bench-store: $(INSTALLED_DEV)
+	$(BIN)/python docs/bench_store.py
 
 check: $(INSTALLED_DEV) $(MYPY_PATH)/memory_cli
 	$(BIN)/ruff format --check .
