@@ -150,7 +150,8 @@ def _curves(measured: Mapping[str, Measured]) -> Iterator[str]:
         for method, points in rows.items():
             shown = " | ".join(_range(row, "value_recall") for _, row in points)
             yield f"| {method} | {shown} |\n"
-        for kept in one.report["retention"]:
+        # Shares of the little that the others recall say nothing.
+        for kept in (kept for kept in one.report["retention"] if kept["method"] == "own"):
             yield (
                 f"\n{kept['method']}: after {kept['distance']} more sessions it recalls "
                 f"{_percent(kept['share'])} of what it did after {kept['nearest']}.\n"
