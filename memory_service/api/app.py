@@ -7,7 +7,17 @@ from memory_service.api.body_limit import BodyLimit
 from memory_service.api.deps import Door, Parts, Rates
 from memory_service.api.errors import DOCUMENTED, add_handlers
 from memory_service.api.metrics import Metrics
-from memory_service.api.routes import adapters, chat, health, inspect, memory, page, quota, turns
+from memory_service.api.routes import (
+    adapters,
+    chat,
+    health,
+    inspect,
+    memory,
+    moving,
+    page,
+    quota,
+    turns,
+)
 from memory_service.bootstrap import Service
 from memory_service.settings import Settings
 
@@ -38,7 +48,7 @@ def create_app(
     )
     app.add_middleware(BodyLimit, most_bytes=settings.most_body_bytes)
     add_handlers(app)
-    for group in (chat, memory, turns, adapters, inspect, quota, health, page):
+    for group in (chat, memory, turns, adapters, inspect, moving, quota, health, page):
         app.include_router(group.router)
     app.mount("/page", page.PageFiles())
     _tell_the_truth(app)

@@ -83,6 +83,27 @@ class RollbackBody(BaseModel):
     as_of: str | None = Field(default=None, description="ISO 8601, that moment included")
 
 
+class MergeBody(BaseModel):
+    """Whose memory is added."""
+
+    model_config = shown(other="ana-phone")
+
+    other: str
+
+
+class MergedBody(Documented):
+    """What a merge did: the other's turns, and turns erased because the other forgot them."""
+
+    model_config = shown(user="ana", new=12, known=3, forgotten=0, erased=0, version=7)
+
+    user: str
+    new: int
+    known: int
+    forgotten: int
+    erased: int
+    version: int
+
+
 class AskBody(BaseModel):
     """A question about the user."""
 

@@ -5,6 +5,7 @@ import json
 import math
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -356,3 +357,33 @@ async def test_a_quota_is_shown_and_kept_to(api: Api) -> None:
     assert (await api.http.post("/v1/chat/completions", json=reading)).status_code == 200
     after = (await api.http.get("/v1/memory/quota")).json()
     assert after["kept"] == {"users": 1, "turns": 1, "text_bytes": 13}
+
+
+async def test_an_export_is_what_the_command_line_imports(api: Api, tmp_path: Path) -> None:
+    await append(api, "my dog is Rex", "I live in Leeds")
+    response = await api.http.get(f"{ANN}/export")
+    assert response.status_code == 200
+    assert "ann.zip" in response.headers["content-disposition"]
+    file = tmp_path / "ann.zip"
+    file.write_bytes(response.content)
+    archive = api.service.store.read_archive(file)
+    imported = await api.service.import_memory.archive(archive, MemoryId("again"))
+    assert imported.state_digest == (await got(api, "/state"))["digest"]
+    assert await api.texts("again") == ["my dog is Rex", "I live in Leeds"]
+    error(await api.http.get(f"{USERS}/nobody/export"), 404, "not_found")
+
+
+async def test_two_memories_become_one(api: Api) -> None:
+    await append(api, "my dog is Rex")
+    await append(api, "I live in Leeds", user="phone")
+    for new, known in ((1, 0), (0, 1)):
+        merged = await posted(api, "/merge", other="phone")
+        assert (merged["new"], merged["known"], merged["erased"]) == (new, known, 0)
+    assert sorted(await api.texts("ann")) == ["I live in Leeds", "my dog is Rex"]
+    assert await api.texts("phone") == ["I live in Leeds"]
+    error(await api.http.post(f"{ANN}/merge", json={"other": "ann"}), 400, "invalid_input")
+    error(await api.http.post(f"{ANN}/merge", json={"other": "nobody"}), 404, "not_found")
+    key = await api.key("default", Scope.READ, Scope.WRITE)
+    headers = {"Authorization": f"Bearer {key}"}
+    refused = await api.http.post(f"{ANN}/merge", json={"other": "phone"}, headers=headers)
+    error(refused, 403, "forbidden")
