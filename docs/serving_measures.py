@@ -369,7 +369,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _upgrade() -> None:
-    subprocess.run([sys.executable, "-m", "memory_cli", "db", "upgrade"], check=True)
+    command = [sys.executable, "-m", "memory_cli", "db", "upgrade"]
+    subprocess.run(command, check=True, stdout=sys.stderr)  # noqa: S603  # our own
 
 
 @contextmanager
