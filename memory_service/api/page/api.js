@@ -121,9 +121,14 @@ export async function sessions(user) {
   return found.sort((one, other) => other.last_at.localeCompare(one.last_at));
 }
 
-/** A page of turns, in the order said: `data`, and `next` for the page before it. */
-export function turns(user, { session, before, limit = 50 } = {}) {
-  return json(of(user, `turns${query({ session, before, limit })}`));
+/** A page of turns, in the order said: `data`, and `next` for the page before it; empty before the first one. */
+export async function turns(user, { session, before, limit = 50 } = {}) {
+  try {
+    return await json(of(user, `turns${query({ session, before, limit })}`));
+  } catch (error) {
+    if (error.status === 404) return { data: [], next: null };
+    throw error;
+  }
 }
 
 /** All turns that the memory holds, at most so many, in the order said. */
