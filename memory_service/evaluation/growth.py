@@ -15,7 +15,7 @@ import torch
 
 from memory_service.domain.memory import Fingerprint, MemoryId
 from memory_service.domain.messages import Generation, Message, Sampling
-from memory_service.domain.records import NewVersion, StoredState
+from memory_service.domain.records import NewVersion, PendingSession, StoredState
 from memory_service.domain.turns import Turn, new_turn
 from memory_service.generator.state import digest
 from memory_service.services.append import Append
@@ -74,7 +74,7 @@ async def grow_user(
         while there < mark:
             count = min(SESSION_TURNS - there % SESSION_TURNS, mark - there)
             session = f"session {there // SESSION_TURNS}"
-            await parts.append.turns(user, [_said(random, session) for _ in range(count)])
+            await parts.append.turns(user, [said(random, session) for _ in range(count)])
             await parts.remember.encode_pending(user)
             there += count
             report(there, max(marks))
@@ -87,7 +87,7 @@ async def fill_with_users(
     """One user's costs among so many; `report` gets users done and to do."""
     user, random = MemoryId("among others"), Random(1)  # noqa: S311  # not security
     turns = 10
-    await parts.append.turns(user, [_said(random, "session 0") for _ in range(turns)])
+    await parts.append.turns(user, [said(random, "session 0") for _ in range(turns)])
     await parts.remember.encode_pending(user)
     there = 1
     for mark in sorted(set(marks)):
@@ -104,7 +104,7 @@ async def _cost(parts: Parts, user: MemoryId, random: Random, turns: int, users:
     for number in range(TRIES + 1):
         started = time.perf_counter()
         session = f"today, with {turns} turns and {users} users"
-        await parts.append.turns(user, [_said(random, session)])
+        await parts.append.turns(user, [said(random, session)])
         stored = time.perf_counter()
         await parts.remember.encode_pending(user)
         done = time.perf_counter()
@@ -147,22 +147,28 @@ async def _fill(open_unit: OpenUnit, start: int, count: int, random: Random) -> 
     async with open_unit() as unit:
         for number in range(start, start + count):
             other = MemoryId(f"other {number}")
-            await unit.memories.add_turns(other, [_said(random, "session 0")])
+            await unit.memories.add_turns(other, [said(random, "session 0")])
             (pending,) = await unit.memories.pending_sessions(other)
-            total = torch.full(NARROW, number % 1000, dtype=torch.int64)
-            change = NewVersion(
-                expected_version=0,
-                reason="filled",
-                state=StoredState(NOBODY, total, None, None, digest(total)),
-                readouts=torch.zeros(NARROW),
-                appeared=(),
-                vanished=(),
-                sessions={pending.name: pending.revision},
-            )
+            change = filler(number, [pending])
             await unit.memories.write_version(other, change)
         await unit.commit()
 
 
-def _said(random: Random, session: str) -> Turn:
+def filler(number: int, sessions: Sequence[PendingSession]) -> NewVersion:
+    """The first version of somebody who only fills the database: narrow, and without meaning."""
+    total = torch.full(NARROW, number % 1000, dtype=torch.int64)
+    return NewVersion(
+        expected_version=0,
+        reason="filled",
+        state=StoredState(NOBODY, total, None, None, digest(total)),
+        readouts=torch.zeros(NARROW),
+        appeared=(),
+        vanished=(),
+        sessions={session.name: session.revision for session in sessions},
+    )
+
+
+def said(random: Random, session: str) -> Turn:
+    """A turn of twelve ordinary words."""
     text = " ".join(random.choice(WORDS) for _ in range(12))
     return new_turn(f"{text}.", session=session)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 
 from memory_service.domain.quotas import Quota, Usage
 from memory_service.domain.turns import Turn
@@ -20,11 +20,7 @@ class Quotas(Queries):
         Raises:
             NotFound: the tenant is unknown.
         """
-        rows = await self._transaction.read(
-            select(TenantRow.max_users, TenantRow.max_turns, TenantRow.max_text_bytes).where(
-                TenantRow.name == tenant
-            )
-        )
+        rows = await self._transaction.read(_limits(tenant))
         if not rows:
             raise NotFound("tenant", tenant)
         return Quota(*rows[0]), await self._usage(tenant)
@@ -58,12 +54,10 @@ class Quotas(Queries):
         Raises:
             QuotaExceeded: the tenant would keep more than it may.
         """
-        row = select(TenantRow.max_users, TenantRow.max_turns, TenantRow.max_text_bytes).where(
-            TenantRow.name == tenant
-        )
-        quota = Quota(*(await self._transaction.read(row))[0])
+        limits = _limits(tenant)
+        quota = Quota(*(await self._transaction.read(limits))[0])
         if not quota.is_unlimited:
-            await self._transaction.lock(row.with_for_update(of=TenantRow, key_share=True))
+            await self._transaction.lock(limits.with_for_update(of=TenantRow, key_share=True))
             quota.require(tenant, await self._usage(tenant), *parts)
 
     async def _usage(self, tenant: str) -> Usage:
@@ -78,6 +72,11 @@ class Quotas(Queries):
             .where(TenantRow.name == tenant)
         )
         return Usage(*(int(value) for value in rows[0]))
+
+
+def _limits(tenant: str) -> Select[int | None, int | None, int | None]:
+    columns = (TenantRow.max_users, TenantRow.max_turns, TenantRow.max_text_bytes)
+    return select(*columns).where(TenantRow.name == tenant)
 
 
 def bytes_of(turns: Sequence[Turn]) -> int:

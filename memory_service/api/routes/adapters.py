@@ -8,13 +8,12 @@ import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
-from starlette.background import BackgroundTask
 
 from memory_service.api.deps import Caller, Parts, allowed, parts
+from memory_service.api.downloads import ZIP, zip_answer
 from memory_service.api.memory_schemas import AdaptersPage, DifferenceBody, RecipeBody
 from memory_service.api.paging import etag, revalidated, tagged, unchanged
 from memory_service.bootstrap import adapter_distance
@@ -29,8 +28,6 @@ Reader = Annotated[Caller, Depends(allowed(Scope.READ, "reading adapters"))]
 Made = Annotated[Parts, Depends(parts)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Before = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
-
-ZIP = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
 
 
 @router.get("", response_model=AdaptersPage)
@@ -109,14 +106,7 @@ async def download_peft(  # one parameter per part of the request
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    name = quote(f"{user}@{exported.version}.zip", safe="@")
-    told = {"Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
-    return FileResponse(
-        file,
-        media_type="application/zip",
-        headers=revalidated(tag) | told,
-        background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True),
-    )
+    return zip_answer(file, f"{user}@{exported.version}.zip", revalidated(tag))
 
 
 def _zipped(exported: Exported) -> Path:

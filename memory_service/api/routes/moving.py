@@ -5,15 +5,13 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import FileResponse
-from starlette.background import BackgroundTask
 
 from memory_service.api.deps import Caller, Parts, allowed, parts
+from memory_service.api.downloads import ZIP, zip_answer
 from memory_service.api.memory_schemas import MergeBody, MergedBody
-from memory_service.api.routes.adapters import ZIP
 from memory_service.domain.keys import Scope
 
 router = APIRouter(prefix="/v1/memory/users/{user}", tags=["memory"])
@@ -36,13 +34,7 @@ async def export_memory(user: str, who: Reader, made: Made) -> Response:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    name = quote(f"{user}.zip", safe="")
-    return FileResponse(
-        file,
-        media_type="application/zip",
-        headers={"Content-Disposition": f"attachment; filename*=UTF-8''{name}"},
-        background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True),
-    )
+    return zip_answer(file, f"{user}.zip")
 
 
 @router.post("/merge")
