@@ -26,7 +26,8 @@ FORMAT = "memory-service/1"
 """Name of this encoding of tensors."""
 
 _NARROW = (torch.int16, torch.int32)
-_MOST_NUMBERS = 2**30
+_MOST_NUMBERS = 2**26
+"""Of a sum that may be stored as its shape: reading a small file must not fill the memory."""
 _NOTHING = torch.empty(0, dtype=_NARROW[0])
 _READOUT_DTYPES = (torch.bfloat16, torch.float32)
 
@@ -39,7 +40,8 @@ def pack_sum(total: Tensor, fingerprint: Fingerprint) -> bytes:
     """
     if total.dtype != torch.int64:
         raise InvalidInput("state", str(total.dtype), "must be int64")
-    stored = total.to(_narrowest(total)) if total.any() else _NOTHING
+    is_short = total.numel() <= _MOST_NUMBERS and not total.any()
+    stored = _NOTHING if is_short else total.to(_narrowest(total))
     return _pack(total, stored, fingerprint)
 
 
@@ -169,7 +171,7 @@ def _unpack(
 
 
 def _is_shape(shape: Sequence[int]) -> bool:
-    """Whether it can be a sum's: what is not stored must not fill the memory when it is read."""
+    """Whether it can be that of a sum of zeros."""
     return min(shape, default=-1) >= 0 and math.prod(shape) <= _MOST_NUMBERS
 
 

@@ -11,6 +11,7 @@ from memory_service.domain.memory import Fingerprint
 from memory_service.domain.records import StoredState
 from memory_service.errors import IncompatibleState, InvalidInput
 from memory_service.generator.state import digest
+from memory_service.storage import codec
 from memory_service.storage.codec import (
     pack_readouts,
     pack_state,
@@ -93,6 +94,14 @@ def test_of_zeros_only_the_shape_is_stored() -> None:
     total = torch.zeros(6, 512, 768, dtype=torch.int64)
     data = pack_sum(total, FINGERPRINT)
     assert len(data) < 600
+    assert unpack_sum(data, FINGERPRINT, SUBJECT).equal(total)
+
+
+def test_zeros_too_many_to_be_made_of_a_shape_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "_MOST_NUMBERS", 999)
+    total = torch.zeros(10, 10, 10, dtype=torch.int64)
+    data = pack_sum(total, FINGERPRINT)
+    assert len(data) > 2000
     assert unpack_sum(data, FINGERPRINT, SUBJECT).equal(total)
 
 
