@@ -72,6 +72,7 @@ async def _serve(
     service = opened.it
     await service.queue.start()
     service.forgotten_elsewhere.start()
+    service.expire_turns.start()
     host, port = address
     config = uvicorn.Config(
         create_app(service, settings, metrics, is_local=host in LOOPBACK),
@@ -89,6 +90,7 @@ async def _serve(
             raise ConfigurationError("port", f"{host}:{port} is in use", "choose another --port")
         await service.engine.drain(grace)
     finally:
+        await service.expire_turns.stop()
         await service.forgotten_elsewhere.stop()
         await service.queue.stop()
 

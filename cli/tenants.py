@@ -1,4 +1,4 @@
-"""`memory tenants`: what one may keep; delete one."""
+"""`memory tenants`: what one may keep and for how long; delete one."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -65,6 +65,31 @@ def _show_quota(tenant: str, limits: Quota, kept: Usage, *, as_json: bool) -> No
         shown = "no limit" if limit is None else f"{limit:,}"
         rows.append((name.replace("_", " "), f"{amount:,}", shown))
     output.show_table(["what", "kept ", "may keep "], rows)
+
+
+@app.command("expiry")
+def expiry(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose; may be new.")],
+    after: Annotated[
+        str | None,
+        typer.Option(metavar="DAYS|none", help="Days after it was said; none is never."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show or change after how many days turns of TENANT are forgotten, those kept now too.
+
+    A turn's own date (`memory turns keep`) comes first. `memory serve` forgets what is over by
+    itself; without a server `memory turns expire` does.
+    """
+    with opened_store(read_settings()) as store:
+        if after is not None:
+            store.run(store.it.expiry.change_rule(tenant, _limit("after", after)))
+        days = store.run(store.it.expiry.rule(tenant))
+    if as_json:
+        output.show_json({"tenant": tenant, "expire_after_days": days})
+    else:
+        shown = "never" if days is None else f"{output.count(days, 'day')} after they were said"
+        output.show_fields({"tenant": tenant, "turns are forgotten": shown})
 
 
 @app.command("delete")

@@ -6,6 +6,7 @@ from typing import Annotated, cast
 import typer
 
 from memory_cli import interrupts, output
+from memory_cli.expiry import expire_turns, keep_turns
 from memory_cli.forget import edit_turn, forget_turns
 from memory_cli.import_turns import import_turns
 from memory_cli.jsonl import Source, read_turns
@@ -30,6 +31,8 @@ app = typer.Typer(
 app.command("forget")(forget_turns)
 app.command("edit")(edit_turn)
 app.command("import")(import_turns)
+app.command("keep")(keep_turns)
+app.command("expire")(expire_turns)
 
 
 @app.command("append")
@@ -39,8 +42,9 @@ def append_turns(
         str | None,
         typer.Argument(
             metavar="TEXT",
-            help="One turn's text. Without it, turns are read from standard input, one JSON object "
-            'a line: {"text", "role", "session", "time", "id"}; only text is required.',
+            help="One turn's text. Without it, turns are read from standard input, one JSON "
+            'object a line: {"text", "role", "session", "time", "id", "expires_at"}; only text is '
+            "required.",
         ),
     ] = None,
     role: Annotated[
@@ -61,6 +65,10 @@ def append_turns(
             help="Its id: the same id again is the same turn. A new one if none.",
         ),
     ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="When it is to be forgotten (ISO 8601)."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Append turns to USER's memory and encode them into the adapter.
@@ -71,11 +79,13 @@ def append_turns(
     settings = read_settings()
     memory_id = MemoryId(user, settings.tenant)
     if text is not None:
-        turn = new_turn(text, role=role, session=session, time=time, turn_id=turn_id)
+        turn = new_turn(
+            text, role=role, session=session, time=time, turn_id=turn_id, expires_at=expires
+        )
         stored = _store_one(settings, memory_id, turn, is_dated=time is not None)
     else:
-        if time is not None or turn_id is not None:
-            raise typer.BadParameter("--time and --id go with one TEXT, not with JSON lines")
+        if (time, turn_id, expires) != (None, None, None):
+            raise typer.BadParameter("--time, --id, --expires go with one TEXT, not JSON lines")
         if sys.stdin is None or sys.stdin.isatty():
             raise typer.BadParameter("give a TEXT, or JSON lines on standard input")
         defaults = {"role": parse_role(role).value, "session": session}
@@ -183,6 +193,7 @@ def show_turn(
             "role": turn.role.value,
             "text": turn.text,
             "in the memory": state,
+            "expires (UTC)": turn.expires_at,
         }
     )
 
@@ -295,6 +306,7 @@ def _record(kept: KeptTurn) -> dict[str, object]:
         "role": turn.role.value,
         "time": turn.time,
         "text": turn.text,
+        "expires_at": turn.expires_at,
         "pending": kept.is_pending,
         "set_aside": kept.is_aside,
         "quarantined": kept.is_quarantined,

@@ -4,16 +4,20 @@ Two sizes: `open_store` needs the database only and starts in a blink, `open_ser
 base model and the generator.
 """
 
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory_service.errors import ConfigurationError, NotFound
 from memory_service.services.append import Append
+from memory_service.services.expire_turns import ExpireTurns
+from memory_service.services.expiry import Expiry
 from memory_service.services.export_archive import ExportMemory
 from memory_service.services.forget import Forget
 from memory_service.services.inspect import Inspect
@@ -58,6 +62,15 @@ SHIPPED_GENERATOR = "smollm2-135m-instruct.safetensors"
 Report = Callable[[str], None]
 """Receives what a slow start is doing."""
 
+KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""oneDNN's cache of compiled kernels and that of torch before it, as environment variables."""
+
+KERNELS = 64
+"""So many are kept instead of 1,024, one for every size of a product, up to 0.3 MB each.
+
+A step of decoding needs eight; prompts are filled up to few sizes (`inference.packed`).
+"""
+
 
 @dataclass(frozen=True)
 class Store:
@@ -71,6 +84,7 @@ class Store:
     read_archive: Callable[[Path], "Archive"]
     keys: Keys
     quotas: Quotas
+    expiry: Expiry
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,7 @@ class Service:
     queue: "EncodeQueue"
     exchange: "Exchange"
     forgotten_elsewhere: "ForgottenElsewhere"
+    expire_turns: ExpireTurns
 
 
 def generator_path(settings: Settings) -> Path:
@@ -184,6 +199,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
             read_archive=read_archive,
             keys=Keys(open_unit),
             quotas=Quotas(open_unit),
+            expiry=Expiry(open_unit),
         )
     finally:
         await engine.dispose()
@@ -200,6 +216,8 @@ def load_inference(settings: Settings, report: Report) -> Inference:
 
     path = generator_path(settings)
     files = base_models.find(settings.base_model, cache_dir=models_folder(settings))
+    for cache in KERNEL_CACHES:  # read when torch is loaded
+        os.environ.setdefault(cache, str(KERNELS))
     report("loading torch")
     from memory_service.generator.checkpoint import load_generator
     from memory_service.generator.injection import Injector
@@ -322,6 +340,11 @@ async def open_service(
                 queue=queue,
                 exchange=exchange,
                 forgotten_elsewhere=ForgottenElsewhere(store.open_unit, cache, exchange.forgotten),
+                expire_turns=ExpireTurns(
+                    store.expiry,
+                    partial(ForgetTurns(amend).turns, reason="expire"),
+                    exchange.taken_back,
+                ),
             )
     finally:
         await engine.drain(0)

@@ -41,6 +41,10 @@ class TurnBody(BaseModel):
     session: str = "default"
     time: str | None = Field(default=None, description="ISO 8601; now where it is not given")
     id: str | None = Field(default=None, description="made where it is not given")
+    expires_at: str | None = Field(
+        default=None,
+        description="ISO 8601; forgotten from then on. By the tenant's rule where it is not given",
+    )
 
 
 class TurnsBody(BaseModel):
@@ -72,6 +76,33 @@ class ForgetBody(BaseModel):
     session: str | None = None
     since: str | None = Field(default=None, description="ISO 8601")
     until: str | None = Field(default=None, description="ISO 8601")
+
+
+class KeepBody(BaseModel):
+    """Until when turns are kept; null leaves that to the tenant's rule."""
+
+    model_config = shown(turn_ids=["m1"], until="2027-03-01T00:00:00Z")
+
+    turn_ids: list[str] = Field(min_length=1, max_length=MOST_TURNS)
+    until: str | None = Field(description="ISO 8601")
+
+
+class KeptUntilBody(Documented):
+    """Turns and the date from which on they are forgotten."""
+
+    model_config = shown(user="ana", turn_ids=["m1"], expires_at="2027-03-01T00:00:00Z")
+
+    user: str
+    turn_ids: list[str]
+    expires_at: AwareDatetime | None
+
+
+class ExpiryBody(BaseModel):
+    """How many days after it was said a turn without a date of its own is forgotten."""
+
+    model_config = shown(expire_after_days=90)
+
+    expire_after_days: int | None
 
 
 class RollbackBody(BaseModel):
@@ -199,6 +230,7 @@ class KeptTurnBody(Documented):
         role="user",
         time="2026-03-01T18:30:00Z",
         text="My dog is called Biscuit.",
+        expires_at=None,
         pending=False,
         set_aside=False,
         quarantined=False,
@@ -209,6 +241,7 @@ class KeptTurnBody(Documented):
     role: str
     time: AwareDatetime
     text: str
+    expires_at: AwareDatetime | None
     pending: bool
     set_aside: bool
     quarantined: bool

@@ -4,6 +4,7 @@ import unicodedata
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as field_of
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -14,6 +15,10 @@ MAX_TURN_BYTES = 1_000_000
 
 MAX_NAME_CHARS = 200
 """Longest tenant, user, session or turn name in characters."""
+
+
+FIELDS = frozenset({"role", "text", "session", "time", "id", "expires_at"})
+"""Of a turn as a JSON object."""
 
 
 class Role(StrEnum):
@@ -27,8 +32,12 @@ class Role(StrEnum):
 class Turn:
     """One message of a session; turns of a session are ordered by (time, id).
 
+    From `expires_at` on it is forgotten; None leaves that to its tenant's rule. The date is no part
+    of what was said: the same turn with another date is the same turn.
+
     Raises:
-        InvalidInput: a field is empty, too long, or not storable text.
+        InvalidInput: a field is empty, too long, or not storable text; or it expires before it is
+            said.
     """
 
     session: str
@@ -36,6 +45,7 @@ class Turn:
     text: str
     time: datetime
     id: str
+    expires_at: datetime | None = field_of(default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_name("session", self.session)
@@ -43,6 +53,9 @@ class Turn:
         _check_text(self.text)
         if self.time.tzinfo is None:
             raise InvalidInput("time", self.time, "needs a time zone; append Z for UTC")
+        if self.expires_at is not None and self.expires_at <= self.time:
+            at = self.expires_at.isoformat()
+            raise InvalidInput("expires_at", at, "must be after the turn's time")
 
     @property
     def order(self) -> tuple[datetime, str]:
@@ -57,6 +70,7 @@ def new_turn(
     session: str = "default",
     time: datetime | str | None = None,
     turn_id: str | None = None,
+    expires_at: datetime | str | None = None,
 ) -> Turn:
     """Make a turn from what a caller gave, filling in the time (now) and a fresh id.
 
@@ -69,18 +83,22 @@ def new_turn(
         text=text,
         time=parse_time(time) if time is not None else datetime.now(UTC),
         id=turn_id if turn_id is not None else uuid.uuid4().hex,
+        expires_at=None if expires_at is None else parse_time(expires_at, field="expires_at"),
     )
 
 
 def turn_from_record(record: object) -> Turn:
-    """Make a turn from one decoded JSON line `{"role", "text", "session", "time", "id"}`.
+    """Make a turn from one decoded JSON line.
+
+    Its fields are `text`, `role`, `session`, `time`, `id` and `expires_at`; only the text is
+    required.
 
     Raises:
         InvalidInput: the record is no object, or a field has the wrong type, is unknown or bad.
     """
     if not isinstance(record, Mapping):
         raise InvalidInput("turn", record, "must be a JSON object with at least a text")
-    unknown = sorted(set(record) - {"role", "text", "session", "time", "id"})
+    unknown = sorted(set(record) - FIELDS)
     if unknown:
         raise InvalidInput(unknown[0], record[unknown[0]], "is not a field of a turn")
     if "text" not in record:
@@ -94,6 +112,7 @@ def turn_from_record(record: object) -> Turn:
         session=record.get("session", "default"),
         time=record.get("time"),
         turn_id=record.get("id"),
+        expires_at=record.get("expires_at"),
     )
 
 
@@ -110,7 +129,7 @@ def parse_role(value: str) -> Role:
         raise InvalidInput("role", value, f"must be one of: {known}") from None
 
 
-def parse_time(value: datetime | str) -> datetime:
+def parse_time(value: datetime | str, *, field: str = "time") -> datetime:
     """Read an ISO 8601 time as UTC; a time without a zone is taken as UTC.
 
     Raises:
@@ -121,13 +140,13 @@ def parse_time(value: datetime | str) -> datetime:
             value = datetime.fromisoformat(value)
         except ValueError:
             raise InvalidInput(
-                "time", value, "must be ISO 8601, like 2026-03-01T18:30:00Z"
+                field, value, "must be ISO 8601, like 2026-03-01T18:30:00Z"
             ) from None
     aware = value.replace(tzinfo=UTC) if value.tzinfo is None else value
     try:
         return aware.astimezone(UTC)
     except OverflowError:
-        raise InvalidInput("time", value.isoformat(), "is outside the years 1 to 9999") from None
+        raise InvalidInput(field, value.isoformat(), "is outside the years 1 to 9999") from None
 
 
 def check_name(field: str, value: str) -> str:

@@ -24,6 +24,8 @@ from memory_service.inference.key_values import KeyValues
 
 _FAMILIES = {"llama", "mistral"}
 _ATTENTION_OUTPUT, _MLP_OUTPUT = "self_attn.o_proj", "mlp.down_proj"
+_TOKENS_AT_ONCE = 16
+"""Prompts are filled up to so many tokens: oneDNN makes code for every size, and 20 ms of it."""
 _ORDERED_FOR_ROWS = 16
 """oneDNN chooses the order of a weight for this many rows; any number may be multiplied."""
 
@@ -65,6 +67,7 @@ class PackedDecoder:
         mask = kept.mask(self._model.dtype)
         hidden = nn.functional.embedding(ids, weights.embedding)
         cosine, sine = (part.unsqueeze(1) for part in weights.rotary(hidden, positions))
+        hidden = _filled_up(hidden)
         turns = cosine, _signed(sine)
         applied = None if readouts is None else readouts.readouts.to(hidden.dtype)
         for index, layer in enumerate(weights.layers):
@@ -73,7 +76,7 @@ class PackedDecoder:
             hidden = layer.attention_output(attended, applied, hidden)
             gate, up = layer.gate_and_up(layer.middle_norm(hidden)).chunk(2, dim=-1)
             hidden = layer.mlp_output(nn.functional.silu(gate).mul_(up), applied, hidden)
-        return weights.head(weights.norm(hidden[:, -1]))
+        return weights.head(weights.norm(hidden[:, ids.shape[1] - 1]))
 
     @cached_property
     def _weights(self) -> "_Weights":
@@ -197,9 +200,10 @@ class _Layer:
         index: int,
     ) -> Tensor:
         """Every head's attention to what its row has read, [row token head*width]."""
-        rows, tokens, _ = normed.shape
-        heads = self.queries_keys_values(normed).view(rows, tokens, -1, self.head_width)
-        heads = heads.transpose(1, 2)  # [row head token width]: queries, keys, values
+        rows, tokens = normed.shape[0], turns[0].shape[-2]  # without those that fill up
+        heads = self.queries_keys_values(normed)
+        heads = heads.view(rows, normed.shape[1], -1, self.head_width)
+        heads = heads[:, :tokens].transpose(1, 2)  # [row head token width]: queries, keys, values
         _turn(heads[:, : -self.key_heads], turns)
         queries, keys_values = heads.tensor_split([-2 * self.key_heads], dim=1)
         all_keys, all_values = kept.put(keys_values, index)
@@ -211,7 +215,7 @@ class _Layer:
             attn_mask=mask if tokens == 1 else mask.repeat(1, 1, group, 1),
         )
         attended = attended.view(rows, -1, tokens, self.head_width).transpose(1, 2)
-        return attended.reshape(rows, tokens, -1)
+        return _filled_up(attended.reshape(rows, tokens, -1))
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,13 @@ class _Weights:
 
 def _norm(module: Any) -> _Norm:
     return _Norm(module.weight.detach(), module.variance_epsilon)
+
+
+def _filled_up(hidden: Tensor) -> Tensor:
+    """With zeros after a prompt's last token; nothing looks at what becomes of them."""
+    tokens = hidden.shape[1]
+    missing = 0 if tokens == 1 else -tokens % _TOKENS_AT_ONCE
+    return nn.functional.pad(hidden, (0, 0, 0, missing)) if missing else hidden
 
 
 def _turn(heads: Tensor, turns: tuple[Tensor, Tensor]) -> None:

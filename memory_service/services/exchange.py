@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.messages import Generation, Message, Sampling
+from memory_service.domain.records import Receipt, Removal
 from memory_service.domain.resent import Laid, is_continued, lay_beside, next_turn
 from memory_service.domain.turns import Role, Turn, check_name, new_turn
 from memory_service.errors import InvalidInput, NotFound, StateConflict
@@ -139,6 +140,12 @@ class Exchange:
         """A memory was deleted: no further token of it, and nothing comes back."""
         self._forgotten[memory_id] += 1
         self._chat.withdraw(memory_id)
+
+    async def taken_back(self, memory_id: MemoryId, receipt: Receipt) -> None:
+        """Turns were forgotten: no further token of them; what was not made anew yet will be."""
+        self.forgotten(memory_id)
+        if receipt.removal is Removal.WITHDRAWN:
+            await self._queue.add(memory_id)
 
     @asynccontextmanager
     async def _answering(

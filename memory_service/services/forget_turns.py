@@ -18,9 +18,15 @@ class ForgetTurns:
         self._amend = amend
 
     async def turns(
-        self, memory_id: MemoryId, turn_ids: Collection[str], report: Report | None = None
+        self,
+        memory_id: MemoryId,
+        turn_ids: Collection[str],
+        report: Report | None = None,
+        reason: str = "forget",
     ) -> Receipt:
         """Forget turns; the receipt says what went, how, and which state remains.
+
+        `reason` is what the history tells of the version that remains.
 
         Raises:
             NotFound: there is no such user, or none of the turns is kept.
@@ -32,7 +38,7 @@ class ForgetTurns:
             if not sessions:
                 raise NotFound("turn", ", ".join(sorted(turn_ids)))
             return Plan(
-                reason="forget",
+                reason=reason,
                 sessions=[without(session, set(turn_ids)) for session in sessions],
                 store=lambda memories: memories.erase_turns(memory_id, turn_ids),
             )

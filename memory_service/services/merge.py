@@ -1,11 +1,12 @@
 """Merge: one memory of what two were told. Order and repetition do not matter.
 
-Turns are united by id. What one side forgot stays forgotten on both: tombstones win. A turn that
-only one of them set aside is part of the merged memory.
+Turns are united by id. What one side forgot stays forgotten on both: tombstones win, and of two
+dates of expiry the earlier. A turn that only one of them set aside is part of the merged memory.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from memory_service.domain.memory import MemoryId
 from memory_service.domain.records import Arrival, Erased, PendingSession
@@ -16,6 +17,8 @@ from memory_service.services.amend import Amend, Plan
 from memory_service.services.ports import Memories, OpenUnit
 from memory_service.services.reconcile import Report
 from memory_service.services.remember import Remember
+
+LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Merge:
         stones = [*ours.tombstones.items(), *theirs.tombstones.items()]
         _require_same(ours, theirs, buried(stones, {*ours.turns, *theirs.turns}))
         erased = await self._give_way(into, theirs, report)
-        arrivals = await self._add(into, theirs)
+        arrivals = await self._add(into, theirs, _earlier_dates(ours, theirs))
         version = await self._remember.encode_pending(into, report)
         return Merged(
             new=arrivals.count(Arrival.NEW),
@@ -100,11 +103,14 @@ class Merge:
             return 0
         return (await self._amend.carry_out(into, make_plan, report)).erased.turns
 
-    async def _add(self, into: MemoryId, theirs: _Contents) -> list[Arrival]:
+    async def _add(
+        self, into: MemoryId, theirs: _Contents, dates: Mapping[str, datetime]
+    ) -> list[Arrival]:
         turns = list(theirs.turns.values())
         async with self._open_unit() as unit:
             await unit.memories.bury(into, theirs.tombstones)
             arrivals = await unit.memories.add_turns(into, turns)
+            await unit.memories.set_expiry(into, dates)
             is_new = zip(turns, arrivals, strict=True)
             added = {turn.id for turn, arrival in is_new if arrival is Arrival.NEW}
             if added & theirs.aside:
@@ -129,6 +135,16 @@ def _require_same(ours: _Contents, theirs: _Contents, forgotten: set[str]) -> No
                 f"turn {turn_id}",
                 "differs between the two memories; nothing was merged: forget or edit one of them",
             )
+
+
+def _earlier_dates(ours: _Contents, theirs: _Contents) -> dict[str, datetime]:
+    """Where the other forgets a turn of both earlier: when."""
+    return {
+        turn_id: turn.expires_at
+        for turn_id, turn in theirs.turns.items()
+        if turn_id in ours.turns and turn.expires_at is not None
+        if turn.expires_at < (ours.turns[turn_id].expires_at or LATEST)
+    }
 
 
 def _as_merged(session: PendingSession, gone: set[str], returning: list[Turn]) -> PendingSession:

@@ -83,6 +83,26 @@ class Memories(Protocol):
         """Limit what a tenant may keep, from its next turn on; the tenant may be new."""
         ...
 
+    async def expiry_rule(self, tenant: str) -> int | None:
+        """Days that a tenant's turns are kept. Raises NotFound for an unknown tenant."""
+        ...
+
+    async def set_expiry_rule(self, tenant: str, days: int | None) -> None:
+        """Say how many days a tenant's turns are kept; the tenant may be new."""
+        ...
+
+    async def set_expiry(self, memory_id: MemoryId, dates: Mapping[str, datetime | None]) -> None:
+        """Give turns that are kept another date, or none. Raises NotFound."""
+        ...
+
+    async def memories_with_expired(self, at: datetime) -> list[MemoryId]:
+        """Everybody with turns that are to be forgotten at a time, of all tenants."""
+        ...
+
+    async def expired_turn_ids(self, memory_id: MemoryId, at: datetime) -> set[str]:
+        """A user's turns that are to be forgotten at a time. Raises NotFound."""
+        ...
+
     async def head(self, memory_id: MemoryId) -> Head:
         """Raises NotFound for an unknown user."""
         ...

@@ -28,7 +28,7 @@ from memory_service.domain.archive import Archive, Encoded
 from memory_service.domain.memory import Fingerprint, MemoryId
 from memory_service.domain.records import StoredChunk
 from memory_service.domain.tombstones import buried
-from memory_service.domain.turns import Turn, turn_from_record
+from memory_service.domain.turns import FIELDS, Turn, turn_from_record
 from memory_service.errors import IncompatibleState, InvalidInput, Unavailable
 
 FORMAT = "memory-service-archive/1"
@@ -41,7 +41,6 @@ ADAPTER = "adapter.safetensors"
 NAMES = {MANIFEST, TURNS, MEMORY, CLOSED, OPEN_UPDATE, ADAPTER}
 REQUIRED = {MANIFEST, TURNS, MEMORY}
 
-_FIELDS = {"id", "session", "role", "time", "text"}
 _WRITTEN_AT = (1980, 1, 1, 0, 0, 0)
 """The same memory gives the same bytes; the file itself has a date."""
 
@@ -261,7 +260,7 @@ def _turns(data: bytes) -> list[Turn]:
         if not line:
             continue
         record = json.loads(line)
-        if not isinstance(record, dict) or set(record) != _FIELDS:
+        if not isinstance(record, dict) or set(record) | {"expires_at"} != FIELDS:
             raise ValueError("a turn lacks a field, or has another")
         turn = turn_from_record(record)
         if turn.id in turns:
@@ -321,13 +320,16 @@ def _require_made_of(memory: _Memory, turns: tuple[Turn, ...]) -> None:
 
 
 def _record(turn: Turn) -> dict[str, str]:
-    return {
+    record = {
         "id": turn.id,
         "session": turn.session,
         "role": turn.role.value,
         "time": turn.time.isoformat(),
         "text": turn.text,
     }
+    if turn.expires_at is not None:
+        record["expires_at"] = turn.expires_at.isoformat()
+    return record
 
 
 def _json(value: object) -> bytes:

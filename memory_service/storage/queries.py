@@ -102,19 +102,30 @@ def user_row(memory_id: MemoryId) -> Select[int, int]:
     )
 
 
-def turns_where(*conditions: ColumnElement[bool]) -> Select[str, str, str, datetime, str]:
+def turns_where(
+    *conditions: ColumnElement[bool],
+) -> Select[str, str, str, datetime, str, datetime | None]:
     """The query for turns in (time, id) order; `as_turn` reads its rows."""
     return (
-        select(SessionRow.name, TurnRow.role, TurnRow.text, TurnRow.time, TurnRow.turn_id)
+        select(
+            SessionRow.name,
+            TurnRow.role,
+            TurnRow.text,
+            TurnRow.time,
+            TurnRow.turn_id,
+            TurnRow.expires_at,
+        )
         .join(SessionRow, SessionRow.id == TurnRow.session_id)
         .where(*conditions)
         .order_by(TurnRow.time, TurnRow.turn_id)
     )
 
 
-def as_turn(session: str, role: str, text: str, time: datetime, turn_id: str) -> Turn:
+def as_turn(  # a column each
+    session: str, role: str, text: str, time: datetime, turn_id: str, expires_at: datetime | None
+) -> Turn:
     """A row of `turns_where`."""
-    return Turn(session=session, role=Role(role), text=text, time=time, id=turn_id)
+    return Turn(session, Role(role), text, time, turn_id, expires_at)
 
 
 def total(column: Any) -> Select[int]:

@@ -28,6 +28,7 @@ from memory_service.domain.tombstones import Tombstones
 from memory_service.domain.turns import Turn
 from memory_service.errors import NotFound, StateConflict
 from memory_service.storage.erasure import Erasure
+from memory_service.storage.expiry import Expiry
 from memory_service.storage.queries import (
     ACTIVE,
     CURRENT,
@@ -52,7 +53,7 @@ from memory_service.storage.tables import (
 from memory_service.storage.versions import Versions
 
 
-class Memories(Recent, Search, Versions, Erasure):
+class Memories(Recent, Search, Versions, Erasure, Expiry):
     """The queries of one transaction (`services.ports.Memories`)."""
 
     async def add_turns(self, memory_id: MemoryId, turns: Sequence[Turn]) -> list[Arrival]:
@@ -335,6 +336,7 @@ class Memories(Recent, Search, Versions, Erasure):
                     "role": turn.role.value,
                     "text": turn.text,
                     "time": turn.time,
+                    "expires_at": turn.expires_at,
                 }
                 for turn in turns
             ],

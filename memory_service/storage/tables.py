@@ -70,7 +70,10 @@ class Base(DeclarativeBase):
 
 
 class TenantRow(Base):
-    """Who owns the data, and the most of it (`domain.quotas`); NULL is no limit."""
+    """Who owns the data, and the most of it (`domain.quotas`); NULL is no limit.
+
+    Turns without a date of their own are forgotten `expire_after_days` after they were said.
+    """
 
     __tablename__ = "tenants"
     __table_args__ = (UniqueConstraint("name"),)
@@ -81,6 +84,7 @@ class TenantRow(Base):
     max_users: Mapped[int | None] = mapped_column(BigInteger)
     max_turns: Mapped[int | None] = mapped_column(BigInteger)
     max_text_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    expire_after_days: Mapped[int | None]
 
 
 class ApiKeyRow(Base):
@@ -151,6 +155,12 @@ class TurnRow(Base):
         UniqueConstraint("user_id", "turn_id"),
         Index(None, "user_id", "time", "turn_id"),
         Index(None, "session_id", "time", "turn_id"),
+        Index(
+            None,
+            "expires_at",
+            sqlite_where=text("expires_at IS NOT NULL"),
+            postgresql_where=text("expires_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
@@ -161,6 +171,7 @@ class TurnRow(Base):
     text: Mapped[str] = mapped_column(Text)
     time: Mapped[datetime] = mapped_column(UtcDateTime)
     is_aside: Mapped[bool] = mapped_column(server_default=false())
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class TombstoneRow(Base):

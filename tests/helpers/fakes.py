@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -199,6 +199,11 @@ class FakeUnit:
     ) -> None:
         user = (await self._write())[memory_id]
         user.aside = (user.aside | set(aside)) - set(back)
+
+    async def set_expiry(self, memory_id: MemoryId, dates: Mapping[str, datetime | None]) -> None:
+        user = (await self._write())[memory_id]
+        for turn_id in user.turns.keys() & dates.keys():
+            user.turns[turn_id] = replace(user.turns[turn_id], expires_at=dates[turn_id])
 
     async def chunks(self, memory_id: MemoryId, version: int | None = None) -> list[StoredChunk]:
         user = await self._read(memory_id)

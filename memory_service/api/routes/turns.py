@@ -13,7 +13,9 @@ from memory_service.api.memory_schemas import (
     ForgetBody,
     FoundBody,
     FoundTurnsPage,
+    KeepBody,
     KeptTurnBody,
+    KeptUntilBody,
     ReceiptBody,
     TurnsBody,
     TurnsPage,
@@ -21,7 +23,6 @@ from memory_service.api.memory_schemas import (
 from memory_service.api.paging import cursor_of, place_of
 from memory_service.domain.keys import Scope
 from memory_service.domain.memory import MemoryId
-from memory_service.domain.records import Receipt, Removal
 from memory_service.domain.turns import check_name, new_turn, parse_time
 from memory_service.errors import NotFound
 from memory_service.services.forget import Selection
@@ -43,7 +44,14 @@ async def append_turns(user: str, body: TurnsBody, who: Writer, made: Made) -> A
     """Store turns, all or none. They are durable when this answers, and encoded after it."""
     memory_id = who.memory(user)
     turns = [
-        new_turn(one.text, role=one.role, session=one.session, time=one.time, turn_id=one.id)
+        new_turn(
+            one.text,
+            role=one.role,
+            session=one.session,
+            time=one.time,
+            turn_id=one.id,
+            expires_at=one.expires_at,
+        )
         for one in body.turns
     ]
     undated = {turn.id for turn, one in zip(turns, body.turns, strict=True) if one.time is None}
@@ -116,7 +124,7 @@ async def edit_turn(user: str, turn_id: str, body: EditBody, who: Admin, made: M
     new_id = uuid.uuid4().hex if body.new_id is None else body.new_id
     check_name("id", turn_id)
     receipt = await made.service.edit.turn(memory_id, turn_id, body.text, new_id)
-    await _taken_back(made, memory_id, receipt)
+    await made.service.exchange.taken_back(memory_id, receipt)
     return EditedBody.model_validate(ReceiptBody.of(user, receipt).model_dump() | {"id": new_id})
 
 
@@ -146,6 +154,16 @@ async def preview_forgetting(user: str, body: ForgetBody, who: Reader, made: Mad
     return FoundBody.model_validate({"turns": len(found), "data": [_kept(one) for one in first]})
 
 
+@router.post("/keep")
+async def keep(user: str, body: KeepBody, who: Admin, made: Made) -> KeptUntilBody:
+    """Say until when turns are kept; from then on they are forgotten, as by `forget`."""
+    for turn_id in body.turn_ids:
+        check_name("turn_ids", turn_id)
+    until = None if body.until is None else parse_time(body.until, field="until")
+    await made.service.store.expiry.keep(who.memory(user), body.turn_ids, until)
+    return KeptUntilBody(user=user, turn_ids=body.turn_ids, expires_at=until)
+
+
 def _selection(body: ForgetBody) -> Selection:
     for turn_id in body.turn_ids:
         check_name("turn_ids", turn_id)
@@ -166,15 +184,8 @@ async def _forget(user: str, memory_id: MemoryId, selection: Selection, made: Pa
         raise NotFound("turn", user, "nothing that was kept is meant by this")
     ids = [turn.id for turn in found]
     receipt = await made.service.forget_turns.turns(memory_id, ids)
-    await _taken_back(made, memory_id, receipt)
+    await made.service.exchange.taken_back(memory_id, receipt)
     return ReceiptBody.of(user, receipt)
-
-
-async def _taken_back(made: Parts, memory_id: MemoryId, receipt: Receipt) -> None:
-    """No further token of what was forgotten; what was not made anew yet will be."""
-    made.service.exchange.forgotten(memory_id)
-    if receipt.removal is Removal.WITHDRAWN:
-        await made.service.queue.add(memory_id)
 
 
 def _kept(one: KeptTurn) -> dict[str, Any]:
@@ -184,6 +195,7 @@ def _kept(one: KeptTurn) -> dict[str, Any]:
         "role": one.turn.role,
         "time": one.turn.time,
         "text": one.turn.text,
+        "expires_at": one.turn.expires_at,
         "pending": one.is_pending,
         "set_aside": one.is_aside,
         "quarantined": one.is_quarantined,

@@ -91,6 +91,7 @@ async def test_one_turn_and_ids_with_slashes(api: Api) -> None:
         "role": "user",
         "time": "2026-03-01T18:00:00Z",
         "text": "a/b c",
+        "expires_at": None,
         "pending": False,
         "quarantined": False,
         "set_aside": False,
@@ -387,3 +388,30 @@ async def test_two_memories_become_one(api: Api) -> None:
     headers = {"Authorization": f"Bearer {key}"}
     refused = await api.http.post(f"{ANN}/merge", json={"other": "phone"}, headers=headers)
     error(refused, 403, "forbidden")
+
+
+async def test_what_is_over_is_forgotten_and_dates_can_be_changed(api: Api) -> None:
+    assert (await api.http.get("/v1/memory/expiry")).json() == {"expire_after_days": None}
+    await api.service.store.expiry.change_rule("default", 30)
+    assert (await api.http.get("/v1/memory/expiry")).json() == {"expire_after_days": 30}
+    later = "2126-01-01T00:00:00Z"
+    first = {"text": "my dog is Rex", "id": "t1", "time": "2026-03-01T18:00:00Z"}
+    turns = [first, {**first, "id": "t2", "expires_at": later}, {**first, "id": "t3"}]
+    assert (await api.http.post(f"{ANN}/turns", json={"turns": turns})).status_code == 200
+    kept = await posted(api, "/keep", turn_ids=["t3"], until=later)
+    assert kept == {"user": "ann", "turn_ids": ["t3"], "expires_at": later}
+    assert await api.service.queue.settled(MemoryId("ann"), 60)
+    gone = [one async for one in api.service.expire_turns.all()]
+    assert [one.receipt.erased.turns for one in gone] == [1]
+    listed = (await got(api, "/turns"))["data"]
+    assert [(one["id"], one["expires_at"]) for one in listed] == [("t2", later), ("t3", later)]
+    assert (await got(api, "/history"))["data"][0]["reason"] == "expire"
+    body = {"turn_ids": ["t2"], "until": "soon"}
+    error(await api.http.post(f"{ANN}/keep", json=body), 400, "invalid_input")
+    error(
+        await api.http.post(f"{ANN}/keep", json=body | {"until": None, "turn_ids": ["t1"]}),
+        404,
+        "not_found",
+    )
+    wrong = {"turns": [{**first, "id": "t4", "expires_at": first["time"]}]}
+    error(await api.http.post(f"{ANN}/turns", json=wrong), 400, "invalid_input")

@@ -60,3 +60,42 @@ def test_a_quota_is_set_shown_and_kept_to(home: Path) -> None:
     assert "no limit" in shown
     assert "1,000" in shown
     assert "--turns is 'many'" in run("tenants", "quota", "default", "--turns", "many", code=2).err
+
+
+def test_turns_are_kept_as_long_as_the_rule_or_their_date_says(home: Path) -> None:
+    run("tenants", "expiry", "default", code=4)
+    shown = run("tenants", "expiry", "default", "--after", "30", "--json").json
+    assert shown == {"tenant": "default", "expire_after_days": 30}
+    assert run("turns", "expire").out == "nothing is over\n"
+    old, later = "2026-01-01T10:00:00Z", "2126-01-01T10:00:00Z"
+    run("turns", "append", "ann", "my word is xylophone", "--id", "t1", "--time", old)
+    run("turns", "append", "ann", "keep me", "--id", "t2", "--time", old, "--expires", later)
+    run("turns", "append", "ann", "a dog", "--id", "t3", "--time", old)
+    run("turns", "keep", "ann", "t3", "--until", later)
+    (gone,) = run("turns", "expire", "--json").json
+    assert (gone["user"], gone["erased"]["turns"], gone["removal"]) == ("ann", 1, "subtracted")
+    assert "xylophone" not in contents_of(home)
+    turns = run("turns", "list", "ann", "--json").json
+    assert [turn["id"] for turn in turns] == ["t2", "t3"]
+    assert {turn["expires_at"] for turn in turns} == {"2126-01-01T10:00:00+00:00"}
+    run("turns", "keep", "ann", "t2", "--until", "none")
+    assert "ann" in run("turns", "expire").out
+    assert "never" in run("tenants", "expiry", "default", "--after", "none").out
+    wrong = run("tenants", "expiry", "default", "--after", "soon", code=2)
+    assert "--after is 'soon'" in wrong.error
+    run("turns", "keep", "ann", "t3", "--until", old, code=3)
+    run("turns", "append", "ann", "no", "--time", old, "--expires", old, code=3)
+
+
+def test_without_a_model_what_is_over_takes_the_adapter_with_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = "2026-01-01T10:00:00Z"
+    run("turns", "append", "ann", "a dog", "--id", "t1", "--time", old)
+    run("turns", "append", "ann", "a cat", "--id", "t2", "--time", old, "--session", "b")
+    run("turns", "keep", "ann", "t1", "--until", "2026-01-02")
+    monkeypatch.setenv("MEMORY_SERVICE_GENERATOR", "/nowhere")
+    (gone,) = run("turns", "expire", "--json").json
+    assert gone["removal"] == "withdrawn"
+    assert "/nowhere" in gone["reason"]
+    assert [turn["id"] for turn in run("turns", "list", "ann", "--json").json] == ["t2"]

@@ -34,6 +34,7 @@ def test_one_turn_is_appended_encoded_and_listed(home: Path) -> None:
         "role": "assistant",
         "time": "2026-03-01T18:30:00+00:00",
         "text": "Nice name!",
+        "expires_at": None,
         "pending": False,
         "quarantined": False,
         "set_aside": False,
@@ -115,7 +116,7 @@ def test_a_conflict_is_named_with_its_line_and_the_lines_before_it_stay(home: Pa
         (["ann"], b'{"text": "\xff"}\n', 3, "line 1: text: is not valid UTF-8 at byte 11"),
         (["ann"], b'{"text": "' + b"x" * 10_000_000, 3, "line 1: turn: is longer than"),
         (["ann"], b'{"text": "' + b"x" * 1_000_001 + b'"}', 3, "more than 1,000,000"),
-        (["ann", "--id", "t"], b"{}", 2, "--time and --id go with one TEXT"),
+        (["ann", "--id", "t"], b"{}", 2, "--time, --id, --expires go with one TEXT"),
         (["ann", "--role", "robot"], b"{}", 3, "role: must be one of"),
     ],
 )

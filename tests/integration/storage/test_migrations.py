@@ -23,7 +23,7 @@ from memory_service.storage.tables import Base, is_declared
 from memory_service.storage.unit_of_work import unit_factory
 from tests.integration.storage.records import ANN, change, chunk, revisions, turn
 
-HEAD = "0006"
+HEAD = "0007"
 
 
 def tables(url: str) -> set[str]:

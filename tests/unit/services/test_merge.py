@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -136,6 +137,29 @@ def test_order_and_repetition_do_not_matter(history, data):
         return setup.user().state.digest
 
     assert asyncio.run(merge(orders[0])) == asyncio.run(merge(orders[1]))
+
+
+@given(
+    dates=st.lists(st.none() | st.integers(1, 99), min_size=3, max_size=3),
+    order=st.permutations([0, 1, 2]),
+)
+@settings(max_examples=20, deadline=None)
+def test_of_several_dates_of_expiry_the_earliest_holds(dates, order):
+    async def merge() -> list[datetime | None]:
+        setup = Setup()
+        for number, days in enumerate(dates):
+            date = None if days is None else LONG[0].time + timedelta(days=days)
+            dated = replace(LONG[0], expires_at=date)
+            await setup.remember.append(MemoryId(f"device{number}"), [dated])
+        await setup.remember.append(ANN, [turn(999)])
+        for number in order:
+            await setup.merge.users(ANN, MemoryId(f"device{number}"))
+        setup.compute.close()
+        return [one.expires_at for one in setup.user().turns.values()]
+
+    earliest = min((days for days in dates if days is not None), default=None)
+    date = None if earliest is None else LONG[0].time + timedelta(days=earliest)
+    assert asyncio.run(merge()) == [None, date]
 
 
 async def test_who_cannot_be_merged(setup):
