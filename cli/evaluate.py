@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memory_cli import evaluate_costs, evaluation_output, output
+from memory_cli.opening import opened_scratch_service
 from memory_cli.options import Json, numbers
 from memory_service.bootstrap import Inference, load_inference
 from memory_service.domain.dialogues import Dialogue, read_dialogues
@@ -126,6 +127,7 @@ def locality(
     from memory_service.evaluation.run_directory import RunDirectory, make_manifest
     from memory_service.evaluation.tasks.dmr import dmr_samples
     from memory_service.evaluation.tasks.locality import (
+        Drift,
         locality_samples,
         measure_drift,
         read_exchanges,
@@ -144,7 +146,7 @@ def locality(
         config: dict[str, object] = {"exchanges": exchanges, "seed": seed}
         fingerprint = inference.encoder.fingerprint.digest
         folder = RunDirectory(out, make_manifest("locality", config, samples, fingerprint))
-        drifts = folder.done_drifts()
+        drifts = folder.done_lines(Drift)
     done = {one.sample for one in drifts}
     missing = [one for one in samples if one.id not in done]
     with output.counting("locality", "measured") as step:
@@ -161,6 +163,50 @@ def locality(
         f"perplexity with the adapter / without, {len(drifts)} people, "
         f"{exchanges} exchanges of others each: {evaluation_output.interval(ratio)}"
     )
+
+
+@app.command("provenance")
+def provenance(
+    data: Data,
+    limit: Limit = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """How often `memory why` finds the turn that tells what was answered right.
+
+    A question counts where the memory's answer has a token F1 of at least 0.5 and the file says
+    which turn tells it (`evidence`). Memories are made in a temporary SQLite file.
+    """
+    from memory_service.evaluation.run_directory import RunDirectory, make_manifest
+    from memory_service.evaluation.tasks.dmr import dmr_samples
+    from memory_service.evaluation.tasks.provenance import Parts, Traced, found_turns, trace
+
+    samples = dmr_samples(_dialogues(data), limit)
+    with opened_scratch_service(read_settings()) as opened:
+        it = opened.it
+        parts = Parts(it.remember, it.ask, it.why)
+        fingerprint = it.encoder.fingerprint.digest
+        folder, traced = None, []
+        if out is not None:
+            manifest = make_manifest("provenance", {"seed": seed}, samples, fingerprint)
+            folder = RunDirectory(out, manifest)
+            traced = folder.done_lines(Traced)
+        done = {one.sample for one in traced}
+        missing = [one for one in samples if one.id not in done]
+        with output.counting("provenance", "people") as step:
+            for number, sample in enumerate(missing, start=1):
+                found = opened.run(trace(parts, sample))
+                traced += found if folder is None else folder.write(found)
+                step(number, len(missing))
+    found_by = found_turns(traced, seed)
+    record = {"task": "provenance", "fingerprint": fingerprint, **asdict(found_by)}
+    if folder is not None:
+        folder.finish(record)
+    if as_json:
+        output.show_json(record)
+    else:
+        evaluation_output.show_provenance(found_by)
 
 
 app.command("speed")(evaluate_costs.speed)

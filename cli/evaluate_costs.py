@@ -1,16 +1,13 @@
 """`memory eval speed` and `memory eval growth`: what things cost on this machine."""
 
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from pydantic import SecretStr
 
 from memory_cli import output
-from memory_cli.opening import opened_service
+from memory_cli.opening import opened_scratch_service
 from memory_cli.options import Json, numbers
 from memory_service.bootstrap import load_inference
 from memory_service.settings import read_settings
@@ -64,20 +61,15 @@ def growth(
     The database is a temporary SQLite file. 10,000 turns take minutes, 100,000 users too.
     """
     from memory_service.evaluation.growth import Parts, fill_with_users, grow_user
-    from memory_service.storage import migrate
 
     turn_marks, user_marks = numbers("turns", turns), numbers("users", users)
-    with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{Path(folder) / 'growth.db'}"
-        migrate.upgrade(url)
-        settings = read_settings().model_copy(update={"database_url": SecretStr(url)})
-        with opened_service(settings) as opened:
-            it = opened.it
-            parts = Parts(it.store.open_unit, it.store.append, it.remember, it.exchange)
-            with output.counting("growth", "turns") as step:
-                of_turns = opened.run(_all(grow_user(parts, turn_marks, step)))
-            with output.counting("growth", "users") as step:
-                of_users = opened.run(_all(fill_with_users(parts, user_marks, step)))
+    with opened_scratch_service(read_settings()) as opened:
+        it = opened.it
+        parts = Parts(it.store.open_unit, it.store.append, it.remember, it.exchange)
+        with output.counting("growth", "turns") as step:
+            of_turns = opened.run(_all(grow_user(parts, turn_marks, step)))
+        with output.counting("growth", "users") as step:
+            of_users = opened.run(_all(fill_with_users(parts, user_marks, step)))
     if as_json:
         output.show_json(
             {

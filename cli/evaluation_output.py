@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from memory_cli import output
 
 if TYPE_CHECKING:
-    from memory_service.evaluation.report import Difference, Interval, MethodReport, Report
+    from memory_service.evaluation.intervals import Interval
+    from memory_service.evaluation.report import Difference, MethodReport, Report
+    from memory_service.evaluation.tasks.provenance import FoundTurns
 
 LONGEST_BREAKDOWN = 12
 """Groups with more values than this are in the JSON only."""
@@ -68,6 +70,23 @@ def show_differences(task: str, found: "list[Difference]") -> None:
             for one in found
         ],
         title=f"{task}: B minus A on the same questions (95% bootstrap intervals over people)",
+    )
+
+
+def show_provenance(found: "FoundTurns") -> None:
+    """How often the turn was found, against the cheap shares and chance."""
+    output.show_line(
+        f"provenance: {found.traced} of {found.questions} questions were answered right and have "
+        "an evidence turn"
+    )
+    output.show_table(
+        ["ranked by", "first ", "in the top 3 "],
+        [
+            ("leaving out", interval(found.first), interval(found.top)),
+            ("shares alone", interval(found.first_by_share), interval(found.top_by_share)),
+            ("chance", f"{found.first_by_chance:.3f}", f"{found.top_by_chance:.3f}"),
+        ],
+        title="The evidence turn is (95% bootstrap intervals over people)",
     )
 
 

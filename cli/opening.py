@@ -1,9 +1,11 @@
 """Opening what a command works on, and closing it however the command ends."""
 
 import asyncio
+import tempfile
 from collections.abc import Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from memory_cli import output
@@ -48,6 +50,21 @@ def opened_service(settings: Settings, watch: "Watch | None" = None) -> Iterator
         with output.waiting("starting") as report:
             service = stack.enter_context(_opened(open_service(settings, report, watch)))
         yield service
+
+
+@contextmanager
+def opened_scratch_service(settings: Settings) -> Iterator[Opened[Service]]:
+    """The same over an empty SQLite file that goes with the block, for measurements."""
+    from pydantic import SecretStr
+
+    from memory_service.storage import migrate
+
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{Path(folder) / 'scratch.db'}"
+        migrate.upgrade(url)
+        there = settings.model_copy(update={"database_url": SecretStr(url)})
+        with opened_service(there) as service:
+            yield service
 
 
 @contextmanager

@@ -29,7 +29,8 @@ class DialogueQuestion:
     """A question that the user asks after the dialogue.
 
     `value` is the part of the answer that carries the fact, `evidence_session` the number of the
-    session that states it, `about` the speaker whose fact it is, `outdated` what was true before
+    session that states it, `evidence_turn` the id of the turn that does (in records its place in
+    the session, from 0), `about` the speaker whose fact it is, `outdated` what was true before
     (`wrong_answer` in records), `kind` what sort of question it is (`category`), `speaker` who said
     the evidence, `asked_at` when it is asked (`question_date`); None where the record says nothing.
     An answer of None was never written: only a reader can judge what the model says.
@@ -44,6 +45,7 @@ class DialogueQuestion:
     kind: str | None = None
     speaker: Role | None = None
     asked_at: datetime | None = None
+    evidence_turn: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,14 @@ def _turns(record: Mapping[str, object], roles: Mapping[str, Role], where: str) 
                     role=role,
                     text=text,
                     time=start + index * BETWEEN_TURNS,
-                    id=f"s{session_index + 1}t{index + 1:02d}",
+                    id=_turn_id(session_index + 1, index),
                 )
             except InvalidInput as error:
                 raise InvalidInput(f"{field}{error.field}", text, error.problem) from None
+
+
+def _turn_id(session: int, place: int) -> str:
+    return f"s{session}t{place + 1:02d}"
 
 
 def _session_starts(dates: object, sessions: int, where: str) -> list[datetime]:
@@ -175,9 +181,8 @@ def _question(question: object, roles: Mapping[str, Role], where: str) -> Dialog
         raise InvalidInput(where[:-1], question, "must be a JSON object")
     evidence = question.get("evidence")
     found = evidence if isinstance(evidence, Mapping) else {}
-    session, speaker = found.get("session"), found.get("speaker")
-    if session is not None and (not isinstance(session, int) or isinstance(session, bool)):
-        raise InvalidInput(f"{where}evidence.session", session, "must be a whole number")
+    session, place = (_optional_number(found, name, where) for name in ("session", "turn"))
+    speaker = found.get("speaker")
     about, asked_at = question.get("about"), question.get("question_date")
     return DialogueQuestion(
         text=_text(question, "question", where),
@@ -189,7 +194,15 @@ def _question(question: object, roles: Mapping[str, Role], where: str) -> Dialog
         kind=_optional_text(question, "category", where),
         speaker=None if speaker is None else _role(speaker, roles, f"{where}evidence.speaker"),
         asked_at=None if asked_at is None else _start(asked_at, f"{where}question_date"),
+        evidence_turn=None if session is None or place is None else _turn_id(session, place),
     )
+
+
+def _optional_number(evidence: Mapping[str, object], key: str, where: str) -> int | None:
+    value = evidence.get(key)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise InvalidInput(f"{where}evidence.{key}", value, "must be a whole number")
+    return value
 
 
 def _role(speaker: object, roles: Mapping[str, Role], field: str) -> Role:

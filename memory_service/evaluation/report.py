@@ -5,22 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memory_service.errors import InvalidInput, NotFound
+from memory_service.evaluation.intervals import RESAMPLES, Interval, mean_over_people, resampled
 from memory_service.evaluation.runner import Result
 from memory_service.evaluation.tasks.locality import Drift
-
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95% bootstrap interval over samples."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -153,9 +142,9 @@ def summarise(results: Sequence[Result], method: str, seed: int) -> MethodReport
     return MethodReport(
         method=method,
         questions=len(mine),
-        f1=_bootstrap([(one.sample, one.f1) for one in mine], seed),
+        f1=mean_over_people([(one.sample, one.f1) for one in mine], seed),
         exact=_mean([one.exact for one in mine]),
-        value_recall=_bootstrap(with_value, seed) if with_value else None,
+        value_recall=mean_over_people(with_value, seed) if with_value else None,
         rouge_l=_mean([one.rouge_l for one in mine]),
         log_likelihood=_mean([one.log_likelihood for one in mine]),
         prompt_tokens=_mean([one.prompt_tokens for one in mine]),
@@ -256,10 +245,10 @@ def _difference(method: str, pairs: Sequence[tuple[Result, Result]], seed: int) 
     return Difference(
         method=method,
         questions=len(pairs),
-        f1=_bootstrap([(a.sample, b.f1 - a.f1) for a, b in pairs], seed),
-        exact=_bootstrap([(a.sample, b.exact - a.exact) for a, b in pairs], seed),
-        value_recall=_bootstrap(values, seed) if values else None,
-        log_likelihood=_bootstrap(
+        f1=mean_over_people([(a.sample, b.f1 - a.f1) for a, b in pairs], seed),
+        exact=mean_over_people([(a.sample, b.exact - a.exact) for a, b in pairs], seed),
+        value_recall=mean_over_people(values, seed) if values else None,
+        log_likelihood=mean_over_people(
             [(a.sample, b.log_likelihood - a.log_likelihood) for a, b in pairs], seed
         ),
     )
@@ -273,8 +262,8 @@ def compare(results: Sequence[Result], seed: int) -> Comparison | None:
         return None
     pairs = list(zip(own, swap, strict=True))
     return Comparison(
-        f1_difference=_bootstrap([(a.sample, a.f1 - b.f1) for a, b in pairs], seed),
-        likelier=_bootstrap(
+        f1_difference=mean_over_people([(a.sample, a.f1 - b.f1) for a, b in pairs], seed),
+        likelier=mean_over_people(
             [(a.sample, float(a.log_likelihood > b.log_likelihood)) for a, b in pairs], seed
         ),
     )
@@ -295,7 +284,7 @@ def prefer_right(results: Sequence[Result], method: str, seed: int) -> Preferenc
         for result in results
         if result.method == method and result.outdated_log_likelihood is not None
     ]
-    return Preference(method, _bootstrap(scores, seed)) if scores else None
+    return Preference(method, mean_over_people(scores, seed)) if scores else None
 
 
 @dataclass(frozen=True)
@@ -321,10 +310,10 @@ def retained(results: Sequence[Result], method: str, seed: int) -> list[Retentio
     if len(by_distance) < 2:
         return []
     nearest, *further = sorted(by_distance)
-    near_mean, near = _resampled(by_distance[nearest], seed)
+    near_mean, near = resampled(by_distance[nearest], seed)
     found = []
     for distance in further:
-        mean, means = _resampled(by_distance[distance], seed)
+        mean, means = resampled(by_distance[distance], seed)
         known = near > 0
         if near_mean > 0 and known.any():
             low, high = np.quantile(means[known] / near[known], [0.025, 0.975])
@@ -364,22 +353,3 @@ def _mean_ms(seconds: Sequence[float | None]) -> float | None:
 
 def _ratio(cost: float, saved: float) -> float | None:
     return cost / saved if saved > 0 else None
-
-
-def _bootstrap(scores: Sequence[tuple[str, float]], seed: int) -> Interval:
-    mean, means = _resampled(scores, seed)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(mean, float(low), float(high))
-
-
-def _resampled(scores: Sequence[tuple[str, float]], seed: int) -> tuple[float, NDArray[np.float64]]:
-    """The mean, and those of resampled samples: questions about one person depend on each other."""
-    names = sorted({name for name, _ in scores})
-    index = {name: number for number, name in enumerate(names)}
-    totals, counts = np.zeros(len(names)), np.zeros(len(names))
-    for name, score in scores:
-        totals[index[name]] += score
-        counts[index[name]] += 1
-    drawn = np.random.default_rng(seed).integers(0, len(names), (RESAMPLES, len(names)))
-    means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    return float(totals.sum() / counts.sum()), means

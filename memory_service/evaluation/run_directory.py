@@ -22,14 +22,16 @@ from memory_service.errors import InvalidInput, NotFound, StateConflict
 from memory_service.evaluation.runner import Result
 from memory_service.evaluation.samples import Sample
 from memory_service.evaluation.tasks.locality import Drift
+from memory_service.evaluation.tasks.provenance import Traced
 
 RESULTS, MANIFEST, REPORT = "results.jsonl", "manifest.json", "report.json"
 
 IDENTITY = ("task", "config", "data", "fingerprint")
 """What must be the same for a run to go on."""
 
-R = TypeVar("R", Result, Drift)
-"""What a line of a run holds: an answer, or what an adapter does to a person's exchanges."""
+R = TypeVar("R", Result, Drift, Traced)
+"""What a line of a run holds: an answer, what an adapter does to a person's exchanges, or what an
+answer rests on."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,9 @@ class RunDirectory:
         self._replace(kept)
         return kept
 
-    def done_drifts(self) -> list[Drift]:
-        """Drifts of every person that is complete."""
-        found = self._read(Drift)
+    def done_lines(self, kind: type[R]) -> list[R]:
+        """Every line that is complete, of a task with one line a person."""
+        found = self._read(kind)
         self._replace(found)
         return found
 
@@ -123,7 +125,7 @@ class RunDirectory:
             lines.pop()
         return [_result(line, self._results, kind) for line in lines]
 
-    def _replace(self, results: Sequence[Result] | Sequence[Drift]) -> None:
+    def _replace(self, results: Sequence[R]) -> None:
         partial = self._results.with_suffix(".partial")
         partial.write_text("".join(_line(one) for one in results), encoding="utf-8")
         partial.replace(self._results)
@@ -165,7 +167,7 @@ def _check_same(folder: Path, known: Mapping[str, Any], manifest: Manifest) -> N
             )
 
 
-def _line(result: Result | Drift) -> str:
+def _line(result: Result | Drift | Traced) -> str:
     return json.dumps(asdict(result)) + "\n"
 
 

@@ -11,14 +11,16 @@ class Asked:
     """A question with its expected answer.
 
     `value` is the part that carries the fact, `outdated` an answer that is wrong, mostly because
-    it was right before. `groups` are what a report breaks its means down by: "session" (of the
-    evidence), "speaker", "type", and what else the task knows.
+    it was right before, `evidence` the id of the turn that tells it. `groups` are what a report
+    breaks its means down by: "session" (of the evidence), "speaker", "type", and what else the task
+    knows.
     """
 
     question: str
     answer: str
     value: str | None = None
     outdated: str | None = None
+    evidence: str | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
 
 

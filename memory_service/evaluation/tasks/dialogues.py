@@ -19,6 +19,7 @@ def asked_as_written(question: DialogueQuestion) -> Asked:
         answer=question.answer or "",
         value=question.value,
         outdated=question.outdated,
+        evidence=question.evidence_turn,
         groups={name: str(value) for name, value in known.items() if value is not None},
     )
 

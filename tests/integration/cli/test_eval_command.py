@@ -126,3 +126,21 @@ def test_locality_is_kept_and_goes_on(empty_home: Path, monkeypatch: pytest.Monk
     assert run(*command, "--json").json == shown
     assert (out / "results.jsonl").read_text() == "".join(lines)
     assert "another one: its config" in run(*command, "--seed", "1", code=5).error
+
+
+def test_provenance_keeps_what_was_asked_and_says_when_nothing_was_right(empty_home: Path) -> None:
+    turn = {"speaker": "B", "text": "I moved to Ghent."}
+    asked = {"question": "Where do I live?", "answer": "Ghent", "asked_by": "B"}
+    asked |= {"evidence": {"session": 1, "turn": 0}}
+    row = {"sessions": [[turn]], "questions": [asked]}
+    file, out = empty_home / "data.jsonl", empty_home / "run"
+    file.write_text("".join(json.dumps({"id": name, **row}) + "\n" for name in ("a", "b")))
+    command = ("eval", "provenance", "--data", str(file), "--out", str(out))
+    for _ in range(2):  # the second time nothing is left to ask
+        assert "none of the questions" in run(*command, code=3).err
+        lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+        assert [(one["sample"], one["evidence"]) for one in lines] == [
+            ("a", "s1t01"),
+            ("b", "s1t01"),
+        ]
+        assert {one["place"] for one in lines} == {None}
