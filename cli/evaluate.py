@@ -209,6 +209,37 @@ def provenance(
         evaluation_output.show_provenance(found_by)
 
 
+@app.command("profile")
+def profile(
+    people: Annotated[int, typer.Option(min=1, help="How many people.")] = 20,
+    facts: Annotated[int, typer.Option(min=1, help="Facts each tells, in four sessions.")] = 24,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """How much of `memory profile` is true, and how much of what was told is in it.
+
+    Of synthetic people; told counts what the person said of the profile's topics.
+    """
+    from memory_service.evaluation.tasks.profile import profile_person, profile_report
+    from memory_service.evaluation.tasks.recall import recall_samples
+
+    samples = recall_samples(people, facts=facts, sessions=4, chatter=CHATTER, seed=seed)
+    found = []
+    with opened_scratch_service(read_settings()) as opened:
+        it = opened.it
+        with output.counting("profile", "people") as step:
+            for number, sample in enumerate(samples, start=1):
+                one, _ = opened.run(profile_person(it.remember, it.profile, sample))
+                found.append(one)
+                step(number, people)
+        fingerprint = it.encoder.fingerprint.digest
+    report = profile_report(found, seed)
+    if as_json:
+        output.show_json({"task": "profile", "fingerprint": fingerprint, **asdict(report)})
+    else:
+        evaluation_output.show_profile(report)
+
+
 app.command("speed")(evaluate_costs.speed)
 app.command("growth")(evaluate_costs.growth)
 

@@ -7,6 +7,7 @@ from memory_cli import output
 if TYPE_CHECKING:
     from memory_service.evaluation.intervals import Interval
     from memory_service.evaluation.report import Difference, MethodReport, Report
+    from memory_service.evaluation.tasks.profile import ProfileReport
     from memory_service.evaluation.tasks.provenance import FoundTurns
 
 LONGEST_BREAKDOWN = 12
@@ -88,6 +89,18 @@ def show_provenance(found: "FoundTurns") -> None:
         ],
         title="The evidence turn is (95% bootstrap intervals over people)",
     )
+
+
+def show_profile(report: "ProfileReport") -> None:
+    """Precision and recall."""
+    if report.precision is None:
+        output.show_line(f"profile: no line about {report.people} people")
+    else:
+        right = interval(report.precision, percent=True)
+        output.show_line(f"{right} of {report.lines} lines about {report.people} people are true")
+    if report.recall is not None:
+        found = interval(report.recall, percent=True)
+        output.show_line(f"{found} of {report.told} facts told on these topics are in a line")
 
 
 def interval(found: "Interval", *, percent: bool = False) -> str:

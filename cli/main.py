@@ -138,6 +138,7 @@ def build_app() -> typer.Typer:
         inspect,
         keys,
         models,
+        profile,
         quarantine,
         serve,
         tenants,
@@ -174,6 +175,7 @@ def build_app() -> typer.Typer:
     app.add_typer(quarantine.app, name="quarantine")
     app.command("inspect")(inspect.inspect)
     app.command("why")(inspect.why)
+    app.command("profile")(profile.profile)
     app.add_typer(models.app, name="models")
     app.add_typer(db.app, name="db")
     app.add_typer(train.app, name="train")

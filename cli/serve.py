@@ -90,6 +90,7 @@ async def _serve(
             raise ConfigurationError("port", f"{host}:{port} is in use", "choose another --port")
         await service.engine.drain(grace)
     finally:
+        await service.jobs.stop()
         await service.expire_turns.stop()
         await service.forgotten_elsewhere.stop()
         await service.queue.stop()

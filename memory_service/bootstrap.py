@@ -21,6 +21,7 @@ from memory_service.services.expiry import Expiry
 from memory_service.services.export_archive import ExportMemory
 from memory_service.services.forget import Forget
 from memory_service.services.inspect import Inspect
+from memory_service.services.jobs import Jobs
 from memory_service.services.keys import Keys
 from memory_service.services.ports import Backend, OpenUnit
 from memory_service.services.quotas import Quotas
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from memory_service.services.import_archive import ImportMemory
     from memory_service.services.merge import Merge
     from memory_service.services.migrate import Migrate
+    from memory_service.services.profile import Profile
     from memory_service.services.recall import Recall
     from memory_service.services.remember import Remember
     from memory_service.services.rollback import Rollback
@@ -130,6 +132,14 @@ class Service:
     exchange: "Exchange"
     forgotten_elsewhere: "ForgottenElsewhere"
     expire_turns: ExpireTurns
+    jobs: Jobs
+
+    @property
+    def profile(self) -> "Profile":
+        """What memories say they know."""
+        from memory_service.services.profile import Profile
+
+        return Profile(self.ask, self.why)
 
 
 def generator_path(settings: Settings) -> Path:
@@ -340,6 +350,7 @@ async def open_service(
                 queue=queue,
                 exchange=exchange,
                 forgotten_elsewhere=ForgottenElsewhere(store.open_unit, cache, exchange.forgotten),
+                jobs=Jobs(),
                 expire_turns=ExpireTurns(
                     store.expiry,
                     partial(ForgetTurns(amend).turns, reason="expire"),

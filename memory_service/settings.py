@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     most_body_bytes: int = Field(
         default=4_000_000, ge=1, description="Largest request body of the API"
     )
+    most_archive_bytes: int = Field(
+        default=500_000_000, ge=1, description="Largest archive that the API imports"
+    )
     requests_per_minute: int = Field(
         default=600, ge=0, description="Requests of one API key in a minute; 0 is no limit"
     )

@@ -12,6 +12,7 @@ from memory_service.api.routes import (
     chat,
     health,
     inspect,
+    jobs,
     memory,
     moving,
     page,
@@ -46,9 +47,13 @@ def create_app(
         rates=Rates(settings.requests_per_minute),
         metrics=metrics,
     )
-    app.add_middleware(BodyLimit, most_bytes=settings.most_body_bytes)
+    app.add_middleware(
+        BodyLimit,
+        most_bytes=settings.most_body_bytes,
+        most_archive_bytes=settings.most_archive_bytes,
+    )
     add_handlers(app)
-    for group in (chat, memory, turns, adapters, inspect, moving, quota, health, page):
+    for group in (chat, memory, turns, adapters, inspect, moving, jobs, quota, health, page):
         app.include_router(group.router)
     app.mount("/page", page.PageFiles())
     _tell_the_truth(app)

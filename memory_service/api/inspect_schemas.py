@@ -22,6 +22,58 @@ class WhyBody(BaseModel):
     turns: int = Field(default=5, ge=1, le=100, description="how many turns are told")
 
 
+class SaidBody(BaseModel):
+    """A turn that tells something."""
+
+    id: str
+    session: str
+    role: str
+    time: AwareDatetime
+    text: str
+
+
+class ProfileLineBody(BaseModel):
+    """One thing that the memory knows, and the turn that says so.
+
+    `confidence` is the mean probability of the answer's tokens, `gain` what the memory adds to its
+    log-likelihood in nats a token.
+    """
+
+    topic: str
+    question: str
+    answer: str
+    confidence: float
+    gain: float
+    turn: SaidBody
+
+
+class ProfileBody(Documented):
+    """What a memory says it knows about its person, surest first."""
+
+    model_config = shown(
+        user="ana",
+        lines=[
+            {
+                "topic": "dog",
+                "question": "What is my dog's name?",
+                "answer": "Your dog is called Biscuit.",
+                "confidence": 0.9,
+                "gain": 2.4,
+                "turn": {
+                    "id": "m1",
+                    "session": "monday",
+                    "role": "user",
+                    "time": "2026-03-01T18:30:00Z",
+                    "text": "My dog is called Biscuit.",
+                },
+            }
+        ],
+    )
+
+    user: str
+    lines: list[ProfileLineBody]
+
+
 class QuarantinedBody(BaseModel):
     """A chunk that cannot be encoded, and why; no state holds it."""
 

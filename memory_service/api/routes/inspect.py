@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from memory_service.api.deps import Caller, Parts, allowed, parts
 from memory_service.api.inspect_schemas import (
     InspectionBody,
+    ProfileBody,
     QuarantineBody,
     ReasonsBody,
     RetriedBody,
@@ -17,6 +18,7 @@ from memory_service.api.routes.memory import head_fields, session_fields
 from memory_service.bootstrap import Service
 from memory_service.domain.keys import Scope
 from memory_service.domain.records import QuarantinedChunk, StoredState
+from memory_service.domain.turns import Turn
 from memory_service.generator.strength import Strength, fullness
 from memory_service.services.exchange import SETTLE_S
 
@@ -66,20 +68,24 @@ async def why(user: str, body: WhyBody, who: Reader, made: Made) -> ReasonsBody:
             "log_likelihood": found.log_likelihood,
             "log_likelihood_without_memory": found.without_memory,
             "turns": [
-                {
-                    "id": one.turn.id,
-                    "session": one.turn.session,
-                    "role": one.turn.role.value,
-                    "time": one.turn.time,
-                    "text": one.turn.text,
-                    "loss": one.loss,
-                    "chunk_loss": one.chunk_loss,
-                    "share": one.share,
-                }
+                _said(one.turn)
+                | {"loss": one.loss, "chunk_loss": one.chunk_loss, "share": one.share}
                 for one in told
             ],
         }
     )
+
+
+@router.get("/profile")
+async def show_profile(user: str, who: Reader, made: Made) -> ProfileBody:
+    """What the memory says it knows about the person, each line with the turn that says so.
+
+    The adapter is asked some thirty questions; an answer is told where a turn of the person names
+    the topic and holds the answer. Takes seconds.
+    """
+    lines = await made.service.profile.of(who.memory(user))
+    data = [asdict(line) | {"turn": _said(line.turn)} for line in lines]
+    return ProfileBody.model_validate({"user": user, "lines": data})
 
 
 @router.get("/quarantine")
@@ -101,6 +107,16 @@ async def retry_quarantined(user: str, who: Writer, made: Made) -> RetriedBody:
             "data": [quarantined_fields(chunk) for chunk in retried.quarantined],
         }
     )
+
+
+def _said(turn: Turn) -> dict[str, Any]:
+    return {
+        "id": turn.id,
+        "session": turn.session,
+        "role": turn.role.value,
+        "time": turn.time,
+        "text": turn.text,
+    }
 
 
 def quarantined_fields(chunk: QuarantinedChunk) -> dict[str, Any]:

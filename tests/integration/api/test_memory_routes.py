@@ -1,5 +1,6 @@
 """`/v1/memory/users/...` over a tiny model and a real database, as clients use it."""
 
+import asyncio
 import io
 import json
 import math
@@ -327,13 +328,16 @@ async def test_every_operation_has_examples_an_answers_form_and_error_bodies(api
         seen += 1
         where = f"{method} {path}"
         assert operation.get("description"), where
-        if "requestBody" in operation:
-            reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        sent = operation.get("requestBody", {}).get("content", {})
+        if "application/json" in sent:
+            reference = sent["application/json"]["schema"]["$ref"]
             assert schemas[reference.rsplit("/", 1)[1]]["examples"], where
-        answered = operation["responses"]["200"]["content"]
+        assert all(form.get("schema") for form in sent.values()), where
+        (good,) = {"200", "202"} & set(operation["responses"])
+        answered = operation["responses"][good]["content"]
         assert all(form.get("schema") for form in answered.values()), where
         for status, response in operation["responses"].items():
-            if status != "200":
+            if status != good:
                 shown = response["content"]["application/json"]
                 assert shown["example"]["error"]["message"], (where, status)
                 assert shown["schema"]["$ref"].endswith("ErrorBody"), (where, status)
@@ -415,3 +419,59 @@ async def test_what_is_over_is_forgotten_and_dates_can_be_changed(api: Api) -> N
     )
     wrong = {"turns": [{**first, "id": "t4", "expires_at": first["time"]}]}
     error(await api.http.post(f"{ANN}/turns", json=wrong), 400, "invalid_input")
+
+
+async def job_of(api: Api, response: Any) -> Any:
+    """A job's last state."""
+    assert response.status_code == 202, response.text
+    async with asyncio.timeout(60):
+        while (job := (await api.http.get(response.headers["location"])).json())[
+            "ended_at"
+        ] is None:
+            await asyncio.sleep(0.01)
+    return job
+
+
+async def test_an_archive_becomes_a_memory(api: Api) -> None:
+    await append(api, "my dog is Rex", "I live in Leeds")
+    archive = (await api.http.get(f"{ANN}/export")).content
+    job = await job_of(api, await api.http.post(f"{USERS}/again/import", content=archive))
+    assert (job["status"], job["kind"], job["subject"]) == ("done", "import", "again")
+    assert job["result"]["state_digest"] == (await got(api, "/state"))["digest"]
+    assert await api.texts("again") == ["my dog is Rex", "I live in Leeds"]
+    job = await job_of(api, await api.http.post(f"{USERS}/again/import", content=archive))
+    assert (job["status"], job["error"]["code"]) == ("failed", "conflict")
+    listed = (await api.http.get("/v1/memory/jobs")).json()["data"]
+    assert [one["status"] for one in listed] == ["failed", "done"]
+    refused = await api.http.post(f"{USERS}/other/import", content=archive[:-9])
+    error(refused, 400, "invalid_input")
+    error(await api.http.get("/v1/memory/jobs/none"), 404, "not_found")
+    assert "other" not in await names(api)
+
+
+async def test_an_archive_may_be_larger_than_other_bodies_and_has_a_limit_too(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append(api, "my dog is Rex")
+    large = b"x" * 200_000  # other bodies: 100,000
+    error(await api.http.post(f"{USERS}/new/import", content=large), 400, "invalid_input")
+    error(await api.http.post(f"{ANN}/turns", content=large), 413, "invalid_input")
+
+
+async def test_memories_are_encoded_anew(api: Api) -> None:
+    await append(api, "my dog is Rex")
+    before = (await got(api, "/state"))["digest"]
+    for path, kind in ((f"{ANN}/migrate", "migrate"), (f"{ANN}/rebuild", "rebuild")):
+        job = await job_of(api, await api.http.post(path))
+        assert (job["status"], job["kind"], job["result"]["user"]) == ("done", kind, "ann")
+    assert (await got(api, "/state"))["digest"] == before
+    job = await job_of(api, await api.http.post("/v1/memory/migrate"))
+    assert job["result"] == {"users": 1, "migrated": 0, "failed": []}
+    error(await api.http.post(f"{USERS}/nobody/migrate"), 404, "not_found")
+    key = await api.key("default", Scope.READ, Scope.WRITE)
+    headers = {"Authorization": f"Bearer {key}"}
+    error(await api.http.post(f"{ANN}/rebuild", headers=headers), 403, "forbidden")
+    stranger = {"Authorization": f"Bearer {await api.key('other')}"}
+    assert (await api.http.get("/v1/memory/jobs", headers=stranger)).json() == {"data": []}
+    refused = await api.http.delete(f"/v1/memory/jobs/{job['id']}", headers=stranger)
+    error(refused, 404, "not_found")

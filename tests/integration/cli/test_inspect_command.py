@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from memory_service.domain.messages import Generation
+from memory_service.inference.local import LocalBackend
+from memory_service.services.ask import Ask
 from tests.helpers.command_line import run
 
 TEXTS = {"dog": "My dog is called Rex.", "rain": "It rains.", "move": "I moved to Oslo."}
@@ -44,3 +47,19 @@ def test_why_ranks_the_turns_by_what_the_answer_loses_without_them(ann: Path) ->
     assert TEXTS["dog"] in shown.out
     run("why", "ann", "Who?", "--answer", " ", code=3)
     run("why", "bob", "Who?", code=4)
+
+
+def test_a_profile_is_of_lines_that_turns_say(ann: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "nothing that a turn" in run("profile", "ann").out  # the tiny model says no words
+    monkeypatch.setattr(LocalBackend, "log_likelihoods", lambda *_: [-0.1, -2.0])  # own, alone
+    monkeypatch.setattr(Ask, "_generate", a_dog_called_rex)
+    lines = run("profile", "ann", "--json").json["lines"]
+    assert [(one["topic"], one["turn"]["id"]) for one in lines] == [("dog", "dog")]
+    shown = run("profile", "ann").out
+    assert "90%" in shown
+    assert TEXTS["dog"] in shown
+    run("profile", "bob", code=4)
+
+
+async def a_dog_called_rex(*_: object) -> Generation:
+    return Generation("Your dog is called Rex.", 5, 5, 0.1, 0.2)
