@@ -40,7 +40,7 @@ model: $(INSTALLED)
 	@$(BIN)/memory models pull || echo "no base model: its tests will be skipped"
 
 test: $(INSTALLED_DEV) model
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs -n auto --maxprocesses 8 --dist worksteal
 
 test-rows: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -q -s tests/unit/inference/test_batch.py -k adapter_of_another

@@ -97,59 +97,6 @@ class KeptUntilBody(Documented):
     expires_at: AwareDatetime | None
 
 
-class ReasonBody(BaseModel):
-    """Why something failed; `code` is stable."""
-
-    code: str
-    message: str
-
-
-class JobBody(Documented):
-    """Work that goes on after the answer. `status` is running, done, failed or cancelled.
-
-    `subject` is the user it works on, or "all users"; `done` of `total` steps. `error` is null too
-    where the reason is the server's own.
-    """
-
-    model_config = shown(
-        id="4f1d7a",
-        kind="migrate",
-        subject="ana",
-        status="done",
-        done=12,
-        total=12,
-        result={"user": "ana", "version": 8, "was_done": False},
-        error=None,
-        started_at="2026-03-01T18:30:00Z",
-        ended_at="2026-03-01T18:30:04Z",
-    )
-
-    id: str
-    kind: str
-    subject: str
-    status: str
-    done: int
-    total: int
-    result: dict[str, Any] | None
-    error: ReasonBody | None
-    started_at: AwareDatetime
-    ended_at: AwareDatetime | None
-
-
-class JobsBody(BaseModel):
-    """Jobs, newest first."""
-
-    data: list[JobBody]
-
-
-class ExpiryBody(BaseModel):
-    """How many days after it was said a turn without a date of its own is forgotten."""
-
-    model_config = shown(expire_after_days=90)
-
-    expire_after_days: int | None
-
-
 class RollbackBody(BaseModel):
     """To a version, or to what was said until a time: one of the two."""
 
@@ -209,34 +156,6 @@ class UsersPage(BaseModel):
 
     data: list[UserBody]
     next: str | None
-
-
-class UsageBody(BaseModel):
-    """What a tenant keeps."""
-
-    users: int
-    turns: int
-    text_bytes: int
-
-
-class LimitsBody(BaseModel):
-    """The most that a tenant may keep; null is no limit."""
-
-    users: int | None
-    turns: int | None
-    text_bytes: int | None
-
-
-class QuotaBody(BaseModel):
-    """What a tenant keeps and may keep."""
-
-    model_config = shown(
-        kept={"users": 12, "turns": 3410, "text_bytes": 402113},
-        limits={"users": None, "turns": 100000, "text_bytes": None},
-    )
-
-    kept: UsageBody
-    limits: LimitsBody
 
 
 class OverviewBody(UserBody):

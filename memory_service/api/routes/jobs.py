@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from memory_service.api.deps import Caller, Parts, allowed, parts
 from memory_service.api.downloads import ZIP
 from memory_service.api.errors import body_of
-from memory_service.api.memory_schemas import JobBody, JobsBody
+from memory_service.api.job_schemas import JobBody, JobsBody
 from memory_service.domain.keys import Scope
 from memory_service.domain.memory import MemoryId
 from memory_service.errors import InvalidInput, MemoryServiceError, Unavailable

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from memory_service.api.deps import Caller, Parts, allowed, parts
-from memory_service.api.memory_schemas import ExpiryBody, QuotaBody
+from memory_service.api.limit_schemas import ExpiryBody, QuotaBody
 from memory_service.domain.keys import Scope
 from memory_service.domain.quotas import Quota, Usage
 from memory_service.errors import NotFound

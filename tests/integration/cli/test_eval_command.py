@@ -82,7 +82,7 @@ def test_what_cannot_be_measured_is_named(empty_home: Path) -> None:
     failed = run("eval", "recall", "--people", "2", "--methods", "own,magic", code=3)
     assert "magic" in failed.error
     assert "history" in failed.error
-    failed = run("eval", "dmr", "--data", str(empty_home / "none.jsonl"), code=4)
+    failed = run("eval", "dmr", "--data", "none.jsonl", code=4)
     assert "none.jsonl" in failed.error
 
 
