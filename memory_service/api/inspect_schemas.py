@@ -119,8 +119,17 @@ class FullnessBody(BaseModel):
     modules: list[ModuleBody]
 
 
+class StrongBody(SaidBody):
+    """A turn and its share in the adapter as a whole, whatever is asked."""
+
+    share: float
+
+
 class InspectionBody(OverviewBody):
-    """What a memory is made of; no fullness before the first version or of another generator."""
+    """What a memory is made of; no fullness before the first version or of another generator.
+
+    `strongest` are the turns with the largest shares, as many as were asked for.
+    """
 
     model_config = shown(
         **OverviewBody.example(),
@@ -139,12 +148,14 @@ class InspectionBody(OverviewBody):
             }
         ],
         quarantined=[],
+        strongest=[],
     )
 
     fingerprint: dict[str, str] | None
     fullness: FullnessBody | None
     by_session: list[SessionBody]
     quarantined: list[QuarantinedBody]
+    strongest: list[StrongBody]
 
 
 class TurnWeightBody(BaseModel):

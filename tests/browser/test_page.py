@@ -102,6 +102,29 @@ def test_turns_are_seen_waiting_and_then_encoded(window: Open, server: Server) -
     expect(turn(ann.page, "added by hand").locator(".badge.encoded")).to_be_visible(timeout=30_000)
 
 
+def test_how_full_the_memory_is_and_what_it_knows(window: Open, server: Server) -> None:
+    server.append("flo", "My dog is called Rex.")
+    flo = window().open(user="flo")
+    expect(turn(flo.page, "Rex").locator(".badge.encoded")).to_be_visible(timeout=30_000)
+    meter = flo.page.get_by_role("meter")
+    expect(meter).to_be_visible(timeout=30_000)
+    assert 0 < float(meter.get_attribute("value") or 0) <= 1
+    flo.page.get_by_role("tab", name="Knows").click()
+    ask = flo.page.get_by_role("button", name="Ask the memory")
+    ask.click()
+    lines = flo.page.locator("#profile li")
+    expect(lines).to_have_text("Nothing that a turn could be shown for.", timeout=60_000)
+
+    said = {"text": "My dog is called <b>Rex</b>.", "session": "monday"}
+    line = {"topic": "dog", "answer": "Your dog is called Rex.", "confidence": 0.914, "turn": said}
+    flo.page.route("**/flo/profile", lambda route: route.fulfill(json={"lines": [line]}))
+    ask.click()
+    expect(lines).to_contain_text("Your dog is called Rex.")
+    expect(lines).to_contain_text("because of “My dog is called <b>Rex</b>.” (monday)")
+    expect(lines.locator(".badge")).to_have_text("91%")
+    window().open(user="nobody yet")  # of whom there is nothing
+
+
 def test_the_switch_compares_without_storing(window: Open, server: Server) -> None:
     server.append("bea", "My cat is called Tiger.", "I live in Oslo.")
     server.append("bob", "My cat is called Lion.")

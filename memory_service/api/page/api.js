@@ -157,6 +157,18 @@ export function versions(user, before = null) {
   return json(of(user, `history${query({ before, limit: 20 })}`));
 }
 
+/** How full the state is, from 0 to 1 over all adapted modules; null where that is not known. */
+export async function fullness(user) {
+  const { fullness: found } = await json(of(user, "inspect"));
+  if (found === null) return null;
+  return found.modules.reduce((sum, one) => sum + one.value, 0) / (100 * found.modules.length);
+}
+
+/** What the memory says it knows about the person: lines, each with the turn that says so. */
+export function profile(user) {
+  return json(of(user, "profile"));
+}
+
 /** Make the memory hold what a version held. */
 export function rollBack(user, version) {
   return json(of(user, "rollback"), { method: "POST", body: { version } });

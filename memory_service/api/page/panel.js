@@ -1,4 +1,4 @@
-// The memory of the user on the right: its size, turns as they are encoded, versions.
+// The memory of the user on the right: its size, turns as they are encoded, versions, what it knows.
 
 import * as api from "./api.js";
 import { byId, bytes, complain, count, el, fact, number, tell, when } from "./dom.js";
@@ -22,7 +22,7 @@ export class Panel {
     this.seen = null;
     this.words = "";
     byId("search-words").value = "";
-    for (const id of ["overview", "turns", "versions", "memory-badge"]) byId(id).replaceChildren();
+    for (const id of ["overview", "turns", "versions", "profile", "fullness", "memory-badge"]) byId(id).replaceChildren();
     for (const id of ["found", "earlier", "older", "delete-user"]) byId(id).hidden = true;
     this.refresh();
   }
@@ -54,6 +54,7 @@ export class Panel {
       byId("versions").replaceChildren();
     } else {
       await Promise.all([this.showTurns(user), this.showVersions(user)]);
+      if (overview.pending_turns === 0) await this.showFullness(user);
     }
     if (user === this.user) this.seen = seen;
   }
@@ -77,6 +78,35 @@ export class Panel {
         fact("adapters", bytes(overview.adapters_bytes)),
       ),
     );
+  }
+
+  async showFullness(user) {
+    const full = await api.fullness(user);
+    if (user !== this.user || full === null) return;
+    const explained = "Share of the directions that the state can tell apart and that are in use. A full memory takes in something new only by letting go of something.";
+    const percent = `${number(Math.round(100 * full))}% full`;
+    const meter = el("meter", { value: full, max: 1, title: explained, aria: { label: percent } });
+    byId("fullness").replaceChildren(meter, el("span", { className: "fine", textContent: percent, title: explained }));
+  }
+
+  // What it knows
+
+  async askProfile() {
+    const [user, button] = [this.user, byId("ask-profile")];
+    if (user === null) return;
+    button.disabled = true;
+    byId("profile").replaceChildren(el("li", { className: "fine", textContent: "Asking…" }));
+    try {
+      const { lines } = await api.profile(user);
+      if (user !== this.user) return;
+      const none = el("li", { className: "fine", textContent: "Nothing that a turn could be shown for." });
+      byId("profile").replaceChildren(...(lines.length ? lines.map(profileItem) : [none]));
+    } catch (error) {
+      if (user === this.user) byId("profile").replaceChildren();
+      complain(error);
+    } finally {
+      button.disabled = false;
+    }
   }
 
   // Turns
@@ -219,6 +249,7 @@ export class Panel {
       event.preventDefault();
       this.find();
     });
+    byId("ask-profile").addEventListener("click", () => this.askProfile());
     byId("search-words").addEventListener("search", () => this.find()); // its cross was pressed
     byId("forget-found").addEventListener("click", () =>
       this.forget(this.user, { matching: this.words }, `what “${this.words}” finds`),
@@ -237,6 +268,22 @@ export class Panel {
     this.words = words;
     this.showTurns(this.user).catch(complain);
   }
+}
+
+function profileItem(line) {
+  const sure = `${number(Math.round(100 * line.confidence))}%`;
+  return el(
+    "li",
+    {},
+    el(
+      "div",
+      { className: "line" },
+      el("span", { className: "role", textContent: line.topic }),
+      el("span", { className: "badge", textContent: sure, title: "How sure the memory is of its words" }),
+    ),
+    el("p", { className: "text", textContent: line.answer }),
+    el("p", { className: "fine", textContent: `because of “${line.turn.text}” (${line.turn.session})` }),
+  );
 }
 
 function stateOf(turn) {

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 
 from memory_service.api.deps import Caller, Parts, allowed, parts
 from memory_service.api.inspect_schemas import (
@@ -30,9 +30,19 @@ Made = Annotated[Parts, Depends(parts)]
 
 
 @router.get("/inspect")
-async def inspect_memory(user: str, who: Reader, made: Made) -> InspectionBody:
-    """What a memory is made of: sessions, bytes, how full its state is, what could not get in."""
-    found = await made.service.store.inspect.memory(who.memory(user))
+async def inspect_memory(
+    user: str, who: Reader, made: Made, strongest: Annotated[int, Query(ge=0, le=100)] = 0
+) -> InspectionBody:
+    """What a memory is made of: sessions, bytes, how full its state is, what could not get in.
+
+    With `strongest` so many turns with the largest shares in the adapter, too; the base model reads
+    every chunk for that.
+    """
+    memory_id = who.memory(user)
+    found = await made.service.store.inspect.memory(memory_id)
+    weights = []
+    if strongest and found.state is not None:
+        weights = await made.service.why.strongest(memory_id, strongest)
     used = None if found.state is None else await _fullness(made.service, found.state)
     made_by = None if found.adapter is None else found.adapter.fingerprint
     return InspectionBody.model_validate(
@@ -43,6 +53,7 @@ async def inspect_memory(user: str, who: Reader, made: Made) -> InspectionBody:
             "fullness": used and asdict(used),
             "by_session": [session_fields(one) for one in found.sessions],
             "quarantined": [quarantined_fields(chunk) for chunk in found.quarantined],
+            "strongest": [_said(one.turn) | {"share": one.share} for one in weights],
         }
     )
 

@@ -248,6 +248,10 @@ async def test_a_memory_is_inspected(api: Api) -> None:
     assert len(modules) == len(api.service.generator.config.sites)
     assert all(0 < one["value"] <= 100 for one in modules)
     assert found["fingerprint"]["digest"] == (await got(api, "/state"))["fingerprint"]["digest"]
+    assert found["strongest"] == []
+    strongest = (await got(api, "/inspect?strongest=1"))["strongest"]
+    assert [set(one) for one in strongest] == [{"id", "session", "role", "time", "text", "share"}]
+    assert (await got(api, "/profile")) == {"user": "ann", "lines": []}  # a tiny model says nothing
     error(await api.http.get(f"{USERS}/bob/inspect"), 404, "not_found")
 
 
