@@ -68,6 +68,7 @@ def _page(measured: Mapping[str, Measured], command: str) -> Iterator[str]:
     yield from _curves(measured)
     if "distance" in measured:
         yield from _lengths(measured)
+    yield from _grounds(measured)
     yield from _paper(measured)
     if "speed" in measured:
         yield from _speed(measured["speed"])
@@ -81,6 +82,31 @@ def _page(measured: Mapping[str, Measured], command: str) -> Iterator[str]:
                 f"\n{one['method']}: the right answer is likelier than the outdated one for "
                 f"{_percent(one['right'])} of questions.\n"
             )
+
+
+def _grounds(measured: Mapping[str, Measured]) -> Iterator[str]:
+    """What answers rest on, and what a profile is worth."""
+    if "provenance" in measured:
+        found = measured["provenance"].report
+        yield f"\n## What an answer rests on\n\n    {measured['provenance'].command}\n\n"
+        yield (
+            f"{found['traced']} of {found['questions']} questions were answered right and have a "
+            "turn that tells it. Where `memory why` puts that turn among all turns:\n\n"
+            "| ranked by | first | in the top 3 |\n|---|---|---|\n"
+            f"| leaving out | {_percent(found['first'])} | {_percent(found['top'])} |\n"
+            f"| shares alone | {_percent(found['first_by_share'])} "
+            f"| {_percent(found['top_by_share'])} |\n"
+            f"| chance | {found['first_by_chance']:.0%} | {found['top_by_chance']:.0%} |\n"
+        )
+    if "profile" in measured:
+        found = measured["profile"].report
+        yield f"\n## What a profile is worth\n\n    {measured['profile'].command}\n\n"
+        right = "" if found["precision"] is None else f", {_percent(found['precision'])} true"
+        held = "" if found["recall"] is None else f"; {_percent(found['recall'])} are in a line"
+        yield (
+            f"`memory profile` of {found['people']} synthetic people: {found['lines']} lines"
+            f"{right}. They told {found['told']} facts on its topics{held}.\n"
+        )
 
 
 def _methods(one: Measured) -> Iterator[str]:

@@ -85,6 +85,7 @@ def benches(limit: int, dmr: Path | None, membench: Path | None) -> list[Bench]:
             "distance",
             ("recall", *people, "--facts", "8", "--further", "0,10,40", "--methods", GRID),
         ),
+        Bench("profile", ("profile", *most), has_folder=False),
         Bench("speed", ("speed",), has_folder=False),
         Bench("growth", ("growth",), has_folder=False),
     ]
@@ -92,6 +93,8 @@ def benches(limit: int, dmr: Path | None, membench: Path | None) -> list[Bench]:
         limited = ("--limit", str(max(2, limit // 4)))
         words = ("dmr", "--data", "FILE", *limited, "--methods", ALL)
         found.insert(0, Bench("dmr", words, dmr))
+        traced = ("provenance", "--data", "FILE", "--limit", str(max(2, limit)))
+        found.append(Bench("provenance", traced, dmr))
     if membench is not None:
         limited = ("--limit", str(max(2, limit // 6)))
         words = ("membench", "--data", "FILE", *limited, "--methods", "none,own,swap")

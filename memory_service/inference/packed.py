@@ -23,6 +23,7 @@ from memory_service.generator.injection import CheckedReadouts, Injector
 from memory_service.inference.key_values import KeyValues
 
 _FAMILIES = {"llama", "mistral"}
+_ROTARY = {"default", "linear", "llama3", "yarn"}
 _ATTENTION_OUTPUT, _MLP_OUTPUT = "self_attn.o_proj", "mlp.down_proj"
 _TOKENS_AT_ONCE = 16
 """Prompts are filled up to so many tokens: oneDNN makes code for every size, and 20 ms of it."""
@@ -42,6 +43,7 @@ def is_packable(model: PreTrainedModel, config: GeneratorConfig) -> bool:
         and not getattr(of, "attention_bias", False)
         and not getattr(of, "mlp_bias", False)
         and getattr(of, "sliding_window", None) is None
+        and model.get_decoder().rotary_emb.rope_type in _ROTARY  # others remember the longest pass
         and {path for _, path in config.sites} <= {_ATTENTION_OUTPUT, _MLP_OUTPUT}
     )
 

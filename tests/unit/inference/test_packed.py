@@ -93,3 +93,9 @@ def test_other_models_run_their_own_modules(name: str, value: object) -> None:
     assert not is_packable(tiny.base.model, tiny.generator.config)
     decoder = make_decoder(tiny.base.model, tiny.generator, tiny.injector)
     assert isinstance(decoder, ModuleDecoder)
+
+
+def test_positions_that_keep_state_run_their_own_modules() -> None:
+    tiny = tiny_inference(CONFIG)
+    tiny.base.model.get_decoder().rotary_emb.rope_type = "dynamic"
+    assert not is_packable(tiny.base.model, tiny.generator.config)
