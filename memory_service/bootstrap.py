@@ -139,7 +139,7 @@ class Service:
         """What memories say they know."""
         from memory_service.services.profile import Profile
 
-        return Profile(self.ask, self.why)
+        return Profile(self.store.open_unit, self.ask, self.why)
 
 
 def generator_path(settings: Settings) -> Path:

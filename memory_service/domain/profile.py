@@ -1,7 +1,7 @@
 """Profile: what is asked of a memory to know a person, and when an answer counts as known."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from memory_service.domain.turns import Role, Turn
@@ -84,21 +84,17 @@ def words_that_tell(answer: str, question: str) -> frozenset[str]:
     return frozenset(_words(answer)) - frozenset(_words(question)) - _SAY_NOTHING
 
 
-def turn_that_says(answer: str, question: ProfileQuestion, ranked: Sequence[Turn]) -> Turn | None:
-    """The first of the person's own turns that names the topic and holds every word that tells.
+def turns_that_say(answer: str, question: ProfileQuestion, turns: Iterable[Turn]) -> list[Turn]:
+    """The person's own turns that name the topic and hold every word that tells.
 
-    An answer is known only where a turn can be shown for it: adapters seldom say that they do not
+    An answer is known only where such a turn can be shown: adapters seldom say that they do not
     know, and put what they remember under the wrong name.
     """
     wanted = words_that_tell(answer, question.text)
     if wanted <= frozenset(question.cues):  # "you do work"
-        return None
-    for turn in ranked:
-        said = _words(turn.text)
-        is_own = turn.role is Role.USER
-        if is_own and wanted <= frozenset(said) and _names(said, question.cues):
-            return turn
-    return None
+        return []
+    own = ((turn, _words(turn.text)) for turn in turns if turn.role is Role.USER)
+    return [turn for turn, said in own if wanted <= frozenset(said) and _names(said, question.cues)]
 
 
 def _names(said: Sequence[str], cues: Sequence[str]) -> bool:

@@ -9,15 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from memory_service.domain.memory import MemoryId
-from memory_service.domain.profile import QUESTIONS, ProfileQuestion, turn_that_says
+from memory_service.domain.profile import QUESTIONS, ProfileQuestion, turns_that_say
 from memory_service.domain.turns import Turn
 from memory_service.services.ask import Ask, Reply
+from memory_service.services.ports import OpenUnit
 from memory_service.services.why import Claim, Depth, Reasons, Why
 
 ASKED_AT_ONCE = 8
 
 Report = Callable[[int, int], None]
 """Called with questions asked and to ask."""
+
+_Known = tuple[ProfileQuestion, Reply, Sequence[Turn]]
+"""A question, what the memory says, and the turns that say so too."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class ProfileLine:
 class Profile:
     """Asks a memory about its person; nothing of it is stored."""
 
-    def __init__(self, ask: Ask, why: Why) -> None:
+    def __init__(self, open_unit: OpenUnit, ask: Ask, why: Why) -> None:
+        self._open_unit = open_unit
         self._ask = ask
         self._why = why
 
@@ -59,20 +64,39 @@ class Profile:
             BackendError: the backend has too much to do, is stopping, or took too long.
         """
         replies = await self._replies(memory_id, questions, report)
-        asked = [
-            (question, reply)
-            for question, reply in zip(questions, replies, strict=True)
-            if reply.answer and _gain(reply) > 0
-        ]
-        claims = [Claim(question.text, reply.answer) for question, reply in asked]
-        shares_only = Depth(chunks=0, opened=0, turns=0)
-        reasons = await self._why.claims(memory_id, claims, shares_only) if claims else []
+        async with self._open_unit() as unit:
+            kept = await unit.memories.turns(memory_id)
+            aside = await unit.memories.turns_set_aside(memory_id)
+        turns = [turn for turn in kept if turn.id not in aside]
+        known = []
+        for question, reply in zip(questions, replies, strict=True):
+            saying = turns_that_say(reply.answer, question, turns)
+            if saying and _gain(reply) > 0:
+                known.append((question, reply, saying))
+        because = await self._because(memory_id, known)
         lines = [
-            _line(question, reply, because)
-            for (question, reply), because in zip(asked, reasons, strict=True)
+            ProfileLine(
+                topic=question.topic,
+                question=question.text,
+                answer=reply.answer,
+                confidence=reply.confidence,
+                gain=_gain(reply),
+                turn=turn,
+            )
+            for (question, reply, _), turn in zip(known, because, strict=True)
         ]
-        known = [line for line in lines if line is not None]
-        return sorted(known, key=lambda line: -line.confidence)
+        return sorted(lines, key=lambda line: -line.confidence)
+
+    async def _because(self, memory_id: MemoryId, known: Sequence[_Known]) -> list[Turn]:
+        """The turn to show for each: the only one, or the one that weighs most."""
+        unclear = [one for one in known if len(one[2]) > 1]
+        claims = [Claim(question.text, reply.answer) for question, reply, _ in unclear]
+        shares_only = Depth(chunks=0, opened=0, turns=0)
+        reasons = iter(await self._why.claims(memory_id, claims, shares_only) if claims else ())
+        return [
+            saying[0] if len(saying) == 1 else _heaviest(saying, next(reasons))
+            for _, _, saying in known
+        ]
 
     async def _replies(
         self, memory_id: MemoryId, questions: Sequence[ProfileQuestion], report: Report | None
@@ -103,15 +127,7 @@ def _gain(reply: Reply) -> float:
     return reply.log_likelihood - reply.without_memory
 
 
-def _line(question: ProfileQuestion, reply: Reply, because: Reasons) -> ProfileLine | None:
-    turn = turn_that_says(reply.answer, question, [one.turn for one in because.turns])
-    if turn is None:
-        return None
-    return ProfileLine(
-        topic=question.topic,
-        question=question.text,
-        answer=reply.answer,
-        confidence=reply.confidence,
-        gain=_gain(reply),
-        turn=turn,
-    )
+def _heaviest(saying: Sequence[Turn], reasons: Reasons) -> Turn:
+    """By shares, which are those of turns that are encoded; what waits has none."""
+    shares = {one.turn.id: one.share for one in reasons.turns}
+    return max(saying, key=lambda turn: shares.get(turn.id, 0.0))

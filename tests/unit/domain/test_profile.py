@@ -7,7 +7,7 @@ import pytest
 from memory_service.domain.profile import (
     QUESTIONS,
     ProfileQuestion,
-    turn_that_says,
+    turns_that_say,
     words_that_tell,
 )
 from memory_service.domain.turns import Role, Turn
@@ -42,9 +42,9 @@ def test_what_an_answer_adds_to_its_question(answer: str, told: set[str]):
         (NAME, "You are called Ana.", "I’m called Ana."),
     ],
 )
-def test_a_turn_that_says_so(question: ProfileQuestion, answer: str, text: str):
+def test_a_turns_that_say_so(question: ProfileQuestion, answer: str, text: str):
     turns = said("It rains.", text, text)
-    assert turn_that_says(answer, question, turns) == turns[1]
+    assert turns_that_say(answer, question, turns) == turns[1:]
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_a_turn_that_says_so(question: ProfileQuestion, answer: str, text: str):
     ],
 )
 def test_what_no_turn_says_is_not_known(question: ProfileQuestion, answer: str, text: str):
-    assert turn_that_says(answer, question, said(text)) is None
+    assert turns_that_say(answer, question, said(text)) == []
 
 
 def test_what_the_assistant_said_is_not_about_the_person():
     (one,) = said("My dog is Biscuit.")
-    assert turn_that_says("Biscuit", DOG, [replace(one, role=Role.ASSISTANT)]) is None
+    assert turns_that_say("Biscuit", DOG, [replace(one, role=Role.ASSISTANT)]) == []
 
 
 def test_topics_are_named_once():

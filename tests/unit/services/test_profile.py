@@ -13,6 +13,7 @@ from memory_service.services.ask import Reply
 from memory_service.services.profile import Profile
 from memory_service.services.why import Reasons, TurnWeight
 from memory_service.training.people import list_kinds
+from tests.helpers.fakes import FakeStore
 from tests.helpers.histories import turn
 
 ANN = MemoryId("ann")
@@ -27,10 +28,11 @@ ANSWERS = {
 
 
 class FakeMemory:
-    """Answers as above, and ranks turns from the last to the first."""
+    """Answers as above; the later a turn, the larger its share."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.claimed: list[str] = []
 
     async def append(self, memory_id, turns) -> None:
         assert turns == TURNS
@@ -44,18 +46,29 @@ class FakeMemory:
         return Reply(answer, 1, own, alone, 5, 5)
 
     async def claims(self, memory_id, claims, depth) -> list[Reasons]:
-        ranked = [TurnWeight(one, share=0.1) for one in reversed(TURNS)]
+        self.claimed += [claim.answer for claim in claims]
+        ranked = [TurnWeight(one, share=0.1 * number) for number, one in enumerate(TURNS)]
         return [Reasons(claim, 1, -0.1, -3.0, ranked) for claim in claims]
+
+
+async def stored() -> FakeStore:
+    store = FakeStore()
+    async with store() as unit:
+        await unit.memories.add_turns(ANN, TURNS)
+        await unit.commit()
+    return store
 
 
 async def test_lines_are_what_a_turn_says_surest_first():
     memory, steps = FakeMemory(), []
-    lines = await Profile(memory, memory).of(ANN, report=lambda *step: steps.append(step))
+    profile = Profile(await stored(), memory, memory)
+    lines = await profile.of(ANN, report=lambda *step: steps.append(step))
     assert [(one.topic, one.answer) for one in lines] == [
         ("dog", "Your dog is called Rex."),
         ("home", "You live in Leeds."),
     ]
-    assert lines[0].turn == TURNS[2]  # the first in the ranking that names the topic and the value
+    assert lines[0].turn == TURNS[2]  # of two that name topic and value the one of larger share
+    assert memory.claimed == ["Your dog is called Rex."]
     assert lines[0].confidence == pytest.approx(math.exp(-0.1))
     assert lines[0].gain == pytest.approx(2.9)
     assert sorted(memory.asked) == sorted(one.text for one in QUESTIONS)
@@ -64,7 +77,7 @@ async def test_lines_are_what_a_turn_says_surest_first():
 
 async def test_who_is_not_there_is_told_as_such():
     with pytest.raises(NotFound, match="bob"):
-        await Profile(FakeMemory(), FakeMemory()).of(MemoryId("bob"))
+        await Profile(await stored(), FakeMemory(), FakeMemory()).of(MemoryId("bob"))
 
 
 async def test_precision_and_recall_are_of_what_the_person_told():
@@ -76,7 +89,7 @@ async def test_precision_and_recall_are_of_what_the_person_told():
     ]
     memory = FakeMemory()
     found, _ = await profile_person(
-        memory, Profile(memory, memory), Sample("ann", TURNS, TURNS, asked)
+        memory, Profile(await stored(), memory, memory), Sample("ann", TURNS, TURNS, asked)
     )
     assert found == Profiled("ann", lines=2, true=1, told=2, found=1)
     report = profile_report([found, Profiled("bob", 0, 0, 1, 0)], seed=0)
